@@ -1,0 +1,1 @@
+"""Run one Firework on a compute node, with the standard library alone."""
