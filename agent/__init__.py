@@ -1,0 +1,1 @@
+"""The login node: look, apply, claim, stage, submit; the daemon and its command line."""

@@ -1,0 +1,1 @@
+"""The LaunchPad: documents, states, plans, and the one module that talks to MongoDB."""

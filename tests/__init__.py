@@ -1,0 +1,1 @@
+"""The tests: unit (no server), mongo (real mongod), interop (real FireWorks), faults, cluster."""

@@ -1,0 +1,1 @@
+"""Against a real scheduler, a real service manager, real file systems."""

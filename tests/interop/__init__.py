@@ -1,0 +1,1 @@
+"""Against real FireWorks, which runs in a virtual environment of its own."""

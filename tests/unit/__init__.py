@@ -1,0 +1,1 @@
+"""Fast, without a server and without a network."""
