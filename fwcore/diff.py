@@ -1,0 +1,92 @@
+"""The field-level writes that turn one document into another.
+
+A write names the fields that changed and no others, so that what somebody else changed meanwhile is kept.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+Document = dict[str, Any]
+
+
+def update_between(old: Mapping[str, Any], new: Mapping[str, Any]) -> Document:
+    """Return the MongoDB update (``$set``, ``$unset``) from ``old`` to ``new``; empty if they are equal.
+
+    Objects are entered, lists are set whole. A key that a MongoDB path cannot express (one with a dot, a
+    leading dollar, or empty: contract C15) makes the object around it be set whole.
+    """
+    changes: Document = {}
+    removals: Document = {}
+    for key in dict.fromkeys((*new, *old)):
+        _compare(key, old, new, changes, removals)
+    update = {}
+    if changes:
+        update["$set"] = changes
+    if removals:
+        update["$unset"] = removals
+    return update
+
+
+def history_update(old: list[Document], new: list[Document]) -> Document:
+    """Return the ``$set`` of a ``state_history`` that has only grown or been touched, entry by entry.
+
+    A reservation id that the submitter adds to an earlier entry at the same time is thereby kept.
+    """
+    changes: Document = {}
+    for position, entry in enumerate(new):
+        path = f"state_history.{position}"
+        if position >= len(old):
+            changes[path] = entry
+            continue
+        for key, value in entry.items():
+            if not _same(old[position].get(key, _ABSENT), value):
+                changes[f"{path}.{key}"] = value
+    return changes
+
+
+class _Absent:
+    """Stands for a key that is not there; equal to nothing else."""
+
+
+_ABSENT = _Absent()
+
+
+def _compare(
+    path: str, old: Mapping[str, Any], new: Mapping[str, Any], changes: Document, removals: Document
+) -> None:
+    key = path.rpartition(".")[2]
+    before, after = old.get(key, _ABSENT), new.get(key, _ABSENT)
+    if after is _ABSENT:
+        removals[path] = ""
+    elif _same(before, after):
+        return
+    elif _enterable(before) and _enterable(after):
+        for inner in dict.fromkeys((*after, *before)):
+            _compare(f"{path}.{inner}", before, after, changes, removals)
+    else:
+        changes[path] = after
+
+
+def _same(before: Any, after: Any) -> bool:
+    """Tell whether two values are stored alike; 1, 1.0 and True are equal in Python, not in BSON."""
+    if before is after:
+        return True
+    if type(before) is not type(after):
+        return False
+    if isinstance(before, Mapping):
+        return before.keys() == after.keys() and all(
+            _same(before[key], after[key]) for key in before
+        )
+    if isinstance(before, list):
+        return len(before) == len(after) and all(map(_same, before, after))
+    return bool(before == after)
+
+
+def _enterable(value: Any) -> bool:
+    return isinstance(value, Mapping) and all(map(_expressible, value))
+
+
+def _expressible(key: str) -> bool:
+    return bool(key) and "." not in key and "\0" not in key and not key.startswith("$")

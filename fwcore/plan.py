@@ -1,0 +1,236 @@
+"""What reports do to a LaunchPad: documents and reports in, field-level writes out.
+
+Everything here is pure. ``World`` holds what was read under the locks of the workflows concerned. The
+rules of FireWorks are played through on a ``Draft`` of those documents, and the writes are then what
+differs between the two. When a rule needs a document that was not read, ``Missing`` says which, and the
+caller reads it and plans again.
+
+Facts: FireWorks 2.1.4, ``Workflow.refresh``, ``Workflow.apply_action``, ``LaunchPad.recover_offline`` and
+``LaunchPad.cancel_reservation``. Where recovery there is wrong (times of a launch, heartbeats,
+checkpoints, states a person has set), this does the right thing; see docs/compatibility.md.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+
+from fwcore import action as actions
+from fwcore import history as histories
+from fwcore.documents import iso
+from fwcore.draft import Defer, Draft, Ignore, World, Write, launch_write
+from fwcore.states import ACTIVE
+from fwrunner.protocol import Report
+
+Document = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of one report: ``state`` when it was applied, else the ``reason`` why not."""
+
+    launch_id: int
+    fw_id: int | None = None
+    state: str = ""
+    reason: str = ""
+
+
+@dataclass
+class Plan:
+    """The writes of a batch in the order they are to be made, and what they mean.
+
+    ``released`` are the Fireworks that become READY. ``applied`` reports cause writes, ``ignored`` ones
+    never will, ``deferred`` ones are to be offered again. A report that tells nothing new is in none.
+    """
+
+    writes: list[Write] = field(default_factory=list)
+    applied: list[Outcome] = field(default_factory=list)
+    deferred: list[Outcome] = field(default_factory=list)
+    ignored: list[Outcome] = field(default_factory=list)
+    released: list[int] = field(default_factory=list)
+
+
+def is_heartbeat(launch: Mapping[str, Any], report: Report) -> bool:
+    """Tell whether a report can change nothing but its launch: no lock is needed for it."""
+    return bool(launch["state"] == "RUNNING" and report.state == "RUNNING")
+
+
+def plan_heartbeat(launch: Document, report: Report) -> Write | None:
+    """Return the write of a ping or a checkpoint of a RUNNING launch, None if it tells nothing new."""
+    history = histories.started(launch["state_history"], report)
+    changed = {**launch, "state_history": history, **histories.derived_times(history)}
+    return launch_write(launch, changed)
+
+
+def plan_reports(world: World, reports: Iterable[Report], now: datetime) -> Plan:
+    """Return the plan of a batch; several reports of one launch count as the most advanced of them.
+
+    Raises Missing when ``world`` lacks documents.
+    """
+    plan = Plan()
+    remaining = list(_most_advanced(reports).values())
+    draft = Draft(world, now)
+    position = 0
+    while position < len(remaining):
+        report = remaining[position]
+        before = draft.changes
+        try:
+            outcome = _apply(draft, report)
+        except Ignore as why:
+            plan.ignored.append(_rejected(world, report, str(why)))
+        except Defer as why:
+            plan.deferred.append(_rejected(world, report, str(why)))
+            if draft.changes != before:
+                # Part of it is in the draft already: begin again without it.
+                remaining.pop(position)
+                draft, position = Draft(world, now), 0
+                plan.applied.clear()
+                plan.ignored.clear()
+                continue
+        else:
+            if draft.changes != before:
+                plan.applied.append(outcome)
+            elif report.final:
+                reason = f"already {outcome.state} in the database"
+                plan.ignored.append(Outcome(report.launch_id, outcome.fw_id, reason=reason))
+        position += 1
+    plan.writes = draft.writes()
+    plan.released = draft.released()
+    return plan
+
+
+def plan_claim(world: World, fw_ids: Iterable[int], now: datetime) -> Plan:
+    """Return the writes to the workflows of Fireworks that have just become RESERVED."""
+    draft = Draft(world, now)
+    for fw_id in fw_ids:
+        draft.mirror_state(fw_id, "RESERVED")
+    return Plan(writes=draft.writes())
+
+
+def plan_cancel(world: World, launch_ids: Iterable[int], now: datetime) -> Plan:
+    """Return the writes that take reservations back: READY again, the launch archived, the run retired."""
+    plan = Plan()
+    draft = Draft(world, now)
+    for launch_id in launch_ids:
+        launch = world.launches.get(launch_id)
+        if launch is None or launch["state"] != "RESERVED":
+            reason = f"is {launch['state']}, not RESERVED" if launch else "is not in the database"
+            plan.ignored.append(Outcome(launch_id, reason=f"launch {launch_id} {reason}"))
+            continue
+        owners = draft.owners(launch_id)
+        if refused := [world.refused[fw_id] for fw_id in owners if fw_id in world.refused]:
+            plan.deferred.append(Outcome(launch_id, launch["fw_id"], reason=refused[0]))
+            continue
+        _cancel(draft, launch, owners)
+        plan.applied.append(Outcome(launch_id, launch["fw_id"], "READY"))
+    plan.writes = draft.writes()
+    plan.released = draft.released()
+    return plan
+
+
+def _cancel(draft: Draft, launch: Document, owners: list[int]) -> None:
+    launch_id = launch["launch_id"]
+    history = [*launch["state_history"], {"state": "READY", "created_on": iso(draft.now)}]
+    draft.change_launch(launch_id, state="READY", state_history=history)
+    for fw_id in owners:
+        firework = draft.firework(fw_id)
+        if firework["state"] != "RESERVED":
+            continue
+        draft.change_firework(
+            fw_id,
+            launches=[other for other in firework["launches"] if other != launch_id],
+            archived_launches=[*firework["archived_launches"], launch_id],
+        )
+        draft.refresh(fw_id)
+    draft.change_runs(launch_id, deprecated=True)
+
+
+def _most_advanced(reports: Iterable[Report]) -> dict[int, Report]:
+    best: dict[int, Report] = {}
+    for report in reports:
+        known = best.get(report.launch_id)
+        if known is None or (report.final, report.ping_time or "") > (
+            known.final,
+            known.ping_time or "",
+        ):
+            best[report.launch_id] = report
+    return best
+
+
+def _rejected(world: World, report: Report, reason: str) -> Outcome:
+    launch = world.launches.get(report.launch_id)
+    return Outcome(report.launch_id, launch["fw_id"] if launch else report.fw_id, reason=reason)
+
+
+def _apply(draft: Draft, report: Report) -> Outcome:
+    launch = draft.world.launches.get(report.launch_id)
+    if launch is None:
+        raise Ignore("the launch is not in this database")
+    _check_identity(launch, draft.world.runs.get(report.launch_id, []), report)
+    owners = draft.owners(report.launch_id)
+    if not owners:
+        raise Ignore("the launch is archived: its Firework was rerun or cancelled meanwhile")
+    for fw_id in owners:
+        draft.workflow(fw_id)
+    if launch["state"] in ACTIVE:
+        report = _applicable(draft, owners, report)
+        _record(draft, launch, report)
+    elif report.final and launch["state"] != report.state:
+        raise Ignore(
+            f"the launch is {launch['state']} in the database, the report says {report.state}"
+        )
+    for fw_id in owners:
+        draft.refresh(fw_id)
+    if report.final:
+        draft.change_runs(report.launch_id, completed=True)
+    return Outcome(report.launch_id, launch["fw_id"], report.state)
+
+
+def _check_identity(launch: Document, runs: list[Document], report: Report) -> None:
+    if report.fw_id not in (None, launch["fw_id"]):
+        raise Ignore(f"the report is of Firework {report.fw_id}, the launch of {launch['fw_id']}")
+    tokens = {run.get("fwagent", {}).get("token") for run in runs} - {None}
+    if tokens and report.token not in tokens:
+        raise Ignore("the token is not the one that was given to this launch")
+    if runs and all(run["deprecated"] for run in runs):
+        raise Ignore("the offline run is retired (lpad forget_offline, or declared lost)")
+
+
+def _applicable(draft: Draft, owners: list[int], report: Report) -> Report:
+    """Return the report with a whole action, or the FIZZLED one that it is if its action is unusable."""
+    if not report.final:
+        return report
+    try:
+        action = actions.normalized(report.fwaction or {})
+    except actions.InvalidAction as error:
+        return _fizzled(report, f"the action cannot be stored: {error}")
+    if report.state == "COMPLETED":
+        if growth := [key for key in actions.GROWTH if action[key]]:
+            raise Defer(f"its action has {', '.join(growth)}, which this version cannot apply yet")
+        try:
+            for fw_id in owners:
+                draft.specs_after(fw_id, action)
+        except actions.InvalidAction as error:
+            return _fizzled(report, f"the action cannot be applied: {error}", action)
+    return report._replace(fwaction=action)
+
+
+def _fizzled(report: Report, message: str, action: Document | None = None) -> Report:
+    failure = actions.failure(message)
+    if action is not None:
+        # What the job computed stays readable where people look for its failure.
+        failure["stored_data"]["_action"] = action
+    return report._replace(state="FIZZLED", fwaction=failure)
+
+
+def _record(draft: Draft, launch: Document, report: Report) -> None:
+    """Write into the draft of a launch what a report tells of it alone."""
+    history = histories.started(launch["state_history"], report)
+    if report.final:
+        history = histories.ended(history, report, draft.now)
+    fields = histories.derived_times(history, draft.now)
+    if report.final:
+        fields["action"] = report.fwaction
+    draft.change_launch(report.launch_id, state=report.state, state_history=history, **fields)
