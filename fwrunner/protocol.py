@@ -281,21 +281,21 @@ def _checked(report: Report) -> Report:
 def _read_bytes(path: str, limits: _Limits, suffix: str) -> bytes:
     name = os.path.basename(path)
     try:
-        # O_NONBLOCK: a FIFO planted under this name must not hang the reader.
-        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+        with open(path, "rb", opener=_open_safely) as stream:
+            _check_file(os.fstat(stream.fileno()), name, limits)
+            data = bytes(_decompressed(stream, suffix).read(limits.max_size + 1))
     except FileNotFoundError:
         raise FileNotFoundError(errno.ENOENT, f"no {name}", path) from None
-    except (OSError, ValueError) as error:
+    except (OSError, EOFError, ValueError, zlib.error, ImportError) as error:
         raise Unreadable(f"{name}: {getattr(error, 'strerror', None) or error}") from None
-    with os.fdopen(descriptor, "rb") as stream:
-        try:
-            _check_file(os.fstat(descriptor), name, limits)
-            data = bytes(_decompressed(stream, suffix).read(limits.max_size + 1))
-        except (OSError, EOFError, ValueError, zlib.error, ImportError) as error:
-            raise Unreadable(f"{name}: {error}") from None
     if len(data) > limits.max_size:
         raise Unreadable(f"{name} is larger than {limits.max_size} bytes")
     return data
+
+
+def _open_safely(path: str, flags: int) -> int:
+    # O_NONBLOCK: a FIFO planted under this name must not hang the reader.
+    return os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK)
 
 
 def _decompressed(stream: Any, suffix: str) -> Any:

@@ -75,8 +75,7 @@ class Launch:
         self.launch_id: int = self.offline["launch_id"]
         token = self.ours.get("token")
         self.token: str = token if isinstance(token, str) else os.urandom(8).hex()
-        interval = self.ours.get("ping_interval")
-        self.ping_interval: float = interval if _is_positive(interval) else PING_INTERVAL
+        self.ping_interval = _positive(self.ours.get("ping_interval"), PING_INTERVAL)
         attempt = self.ours.get("attempt")
         self.report = protocol.Report(
             launch_id=self.launch_id,
@@ -273,8 +272,8 @@ def _check(firework: Dict[str, Any], offline: Dict[str, Any], ours: Dict[str, An
         )
 
 
-def _is_positive(value: Any) -> bool:
-    return isinstance(value, (int, float)) and value > 0
+def _positive(value: Any, default: float) -> float:
+    return value if isinstance(value, (int, float)) and 0 < value <= 1e6 else default
 
 
 def _say(text: str) -> None:
