@@ -28,8 +28,8 @@ class InvalidWorkflow(FwagentError):
     """A workflow that FireWorks could not load; nothing of it was stored."""
 
 
-class InvalidLaunchpadFile(FwagentError):
-    """A ``my_launchpad.yaml`` that cannot be used."""
+class InvalidSettings(FwagentError):
+    """A ``my_launchpad.yaml``, a ``my_fworker.yaml`` or a database URI that cannot be used."""
 
 
 class LeaseHeld(FwagentError):

@@ -49,10 +49,9 @@ from fwcore.errors import (
     DatabaseRefused,
     DatabaseUnreachable,
     FwagentError,
-    InvalidLaunchpadFile,
+    InvalidSettings,
     NotInitialized,
 )
-from fwcore.launchpad_file import read_launchpad_file
 from fwcore.plan import (
     Outcome,
     Plan,
@@ -62,6 +61,7 @@ from fwcore.plan import (
     plan_heartbeat,
     plan_reports,
 )
+from fwcore.settings import read_launchpad_file
 from fwcore.states import ACTIVE
 from fwcore.worker import Worker
 from fwrunner.protocol import Report, utcnow
@@ -89,9 +89,10 @@ class Claim:
 
 @dataclass
 class Applied:
-    """What became of a batch of reports; ``released`` are Fireworks that became READY."""
+    """What became of reports; the lists are those of a Plan."""
 
     applied: list[Outcome] = field(default_factory=list)
+    known: list[Outcome] = field(default_factory=list)
     deferred: list[Outcome] = field(default_factory=list)
     ignored: list[Outcome] = field(default_factory=list)
     released: list[int] = field(default_factory=list)
@@ -99,6 +100,7 @@ class Applied:
     def extend(self, other: Applied | Plan) -> None:
         """Take over the outcomes of another batch."""
         self.applied += other.applied
+        self.known += other.known
         self.deferred += other.deferred
         self.ignored += other.ignored
         self.released += other.released
@@ -184,7 +186,7 @@ class LaunchPad:
         """Return the LaunchPad at a MongoDB URI; no connection is made yet.
 
         ``timeout`` is in seconds, for finding a server; a command may take 30 times as long. Raises
-        InvalidLaunchpadFile for a URI that cannot be understood.
+        InvalidSettings for a URI that cannot be understood.
         """
         settings = {
             "appname": "fwagent",
@@ -199,7 +201,7 @@ class LaunchPad:
             where = ", ".join(f"{host}:{port}" for host, port in _seeds(client)) + f"/{name}"
             return cls(client[name], where=where)
         except (InvalidURI, ConfigurationError, ValueError, TypeError, PyMongoError):
-            raise InvalidLaunchpadFile(
+            raise InvalidSettings(
                 "the database URI cannot be understood",
                 "it looks like mongodb://USER:PASSWORD@HOST:27017/?authSource=admin; "
                 "escape special characters of the password (%40 for @)",
@@ -209,7 +211,7 @@ class LaunchPad:
     def from_file(cls, path: str | os.PathLike[str], *, timeout: float = 10.0) -> LaunchPad:
         """Return the LaunchPad of a ``my_launchpad.yaml`` (or ``.json``), ``uri_mode`` included.
 
-        Raises InvalidLaunchpadFile.
+        Raises InvalidSettings.
         """
         uri, name, options = read_launchpad_file(Path(path))
         return cls.from_uri(uri, name, timeout=timeout, **options)
@@ -490,9 +492,10 @@ class LaunchPad:
         for report in beats:
             launch = launches[report.launch_id]
             write = plan_heartbeat(launch, report)
+            outcome = Outcome(report.launch_id, launch["fw_id"], "RUNNING")
+            (result.known if write is None else result.applied).append(outcome)
             if write is not None:
                 writes.append(write)
-                result.applied.append(Outcome(report.launch_id, launch["fw_id"], "RUNNING"))
         self._execute(writes)
         return result
 
@@ -653,6 +656,16 @@ class LaunchPad:
             )
             for launch in self._db.launches.find(query, wanted)
         ]
+
+    def active_launches(self, launch_ids: Iterable[int]) -> set[int]:
+        """Return those launches that a Firework still counts on: RESERVED or RUNNING, not archived."""
+        wanted = list(launch_ids)
+        with _reaching(self.where):
+            owned = self._db.fireworks.find({"launches": {"$in": wanted}}, {"launches": 1})
+            listed = {number for firework in owned for number in firework["launches"]}
+            query = {"launch_id": {"$in": wanted}, "state": {"$in": list(ACTIVE)}}
+            active = self._db.launches.find(query, {"launch_id": 1})
+            return listed & {launch["launch_id"] for launch in active}
 
     def launch_ids_of(self, fw_ids: Iterable[int]) -> set[int]:
         """Return the active launches of Fireworks."""

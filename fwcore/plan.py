@@ -41,12 +41,13 @@ class Outcome:
 class Plan:
     """The writes of a batch in the order they are to be made, and what they mean.
 
-    ``released`` are the Fireworks that become READY. ``applied`` reports cause writes, ``ignored`` ones
-    never will, ``deferred`` ones are to be offered again. A report that tells nothing new is in none.
+    ``released`` are the Fireworks that become READY. ``applied`` reports cause writes, ``known`` ones
+    tell nothing new, ``ignored`` ones never will, ``deferred`` ones are to be offered again.
     """
 
     writes: list[Write] = field(default_factory=list)
     applied: list[Outcome] = field(default_factory=list)
+    known: list[Outcome] = field(default_factory=list)
     deferred: list[Outcome] = field(default_factory=list)
     ignored: list[Outcome] = field(default_factory=list)
     released: list[int] = field(default_factory=list)
@@ -86,15 +87,14 @@ def plan_reports(world: World, reports: Iterable[Report], now: datetime) -> Plan
                 # Part of it is in the draft already: begin again without it.
                 remaining.pop(position)
                 draft, position = Draft(world, now), 0
-                plan.applied.clear()
-                plan.ignored.clear()
+                for outcomes in (plan.applied, plan.known, plan.ignored):
+                    outcomes.clear()
                 continue
         else:
             if draft.changes != before:
                 plan.applied.append(outcome)
-            elif report.final:
-                reason = f"already {outcome.state} in the database"
-                plan.ignored.append(Outcome(report.launch_id, outcome.fw_id, reason=reason))
+            else:
+                plan.known.append(outcome)
         position += 1
     plan.writes = draft.writes()
     plan.released = draft.released()
