@@ -1,0 +1,625 @@
+"""One run of a Firework: the order of its files, and that one final report is always left."""
+
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import textwrap
+import threading
+import time
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+
+import fwrunner
+from fwrunner import protocol, runner
+from fwrunner.__main__ import main
+from fwrunner.protocol import Report, read_outbox_entry, read_report
+from fwrunner.runner import NothingToRun, run
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+
+TASKS = """
+    import os, shutil, sys, time
+    from pathlib import Path
+
+    class Task:
+        def __init__(self, **parameters):
+            self.parameters = parameters
+
+    class Action(Task):
+        def run_task(self, spec):
+            return self.parameters
+
+    class See(Task):
+        def run_task(self, spec):
+            return {"stored_data": {key: spec.get(key) for key in self.parameters["keys"]}}
+
+    class Stray(Task):
+        def run_task(self, spec):
+            os.chdir("/")
+
+    class Files(Task):
+        def run_task(self, spec):
+            seen = {name: Path(name).read_text() for name in os.listdir(".") if name.startswith("FW_")}
+            return {"stored_data": {"seen": seen, "cwd": os.getcwd()}}
+
+    class Call(Task):
+        def run_task(self, spec):
+            return eval(self.parameters["code"])
+
+    class Detailed(Exception):
+        def to_dict(self):
+            return {"code": 7, "why": ("a", "b")}
+
+    class Raise(Task):
+        def run_task(self, spec):
+            raise Detailed("it went wrong")
+"""
+
+
+class Staged(NamedTuple):
+    """A launch directory, and the ways to look at it."""
+
+    path: Path
+    outbox: Path
+
+    def read(self, name: str) -> Any:
+        return json.loads((self.path / name).read_text())
+
+    def write(self, name: str, document: Any) -> None:
+        (self.path / name).write_text(json.dumps(document))
+
+    def report(self) -> Report:
+        report = read_report(str(self.path))
+        assert isinstance(report, Report), report
+        return report
+
+    def entry(self, *, final: bool = True) -> Report:
+        name = protocol.outbox_name(7, "abc", final)
+        report = read_outbox_entry(str(self.outbox / name))
+        assert isinstance(report, Report), report
+        return report
+
+    def stored(self) -> Any:
+        action = self.report().fwaction
+        assert action is not None
+        return action["stored_data"]
+
+
+@pytest.fixture
+def stage(tmp_path, monkeypatch):
+    """Make a launch directory with these tasks, as the login node does."""
+    (tmp_path / "runner_tasks.py").write_text(textwrap.dedent(TASKS))
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)
+    monkeypatch.chdir(tmp_path)
+    outbox = tmp_path / ".fwagent" / "outbox"
+    outbox.mkdir(parents=True)
+
+    def make(*tasks: Any, ours: Any = None, **spec: Any) -> Staged:
+        staged = Staged(tmp_path / "launch", outbox)
+        staged.path.mkdir()
+        given = [task if isinstance(task, dict) else {"_fw_name": task} for task in tasks]
+        for task in given:
+            name = task.get("_fw_name", "{}")
+            if name.isalpha() and not name.endswith("Task"):
+                task["_fw_name"] = "{{runner_tasks." + name + "}}"
+        worker = {"name": "w", "env": {"cmd": "mpirun"}}
+        firework = {
+            "fw_id": 3,
+            "spec": {**spec, "_tasks": given},
+            "launches": [{"fworker": worker}],
+        }
+        staged.write("FW.json", firework)
+        fwagent = {"protocol": 1, "token": "abc", "outbox": str(outbox), "later": "kept"}
+        staged.write("FW_offline.json", {"launch_id": 7, "mine": [1], "fwagent": ours or fwagent})
+        return staged
+
+    yield make
+    sys.modules.pop("runner_tasks", None)
+
+
+def action(**keys: Any) -> dict[str, Any]:
+    return {"_fw_name": "Action", **keys}
+
+
+def call(code: str) -> dict[str, Any]:
+    return {"_fw_name": "Call", "code": code}
+
+
+class TestCompleted:
+    def test_all_files(self, stage):
+        staged = stage(action(stored_data={"a": 1}), "Files")
+        assert run(str(staged.path)) == 0
+
+        offline = staged.read("FW_offline.json")
+        final = staged.report()
+        assert final == staged.entry()._replace(launch_dir=str(staged.path))
+        assert final._replace(fwaction=None, checkpoint=None) == Report(
+            launch_id=7,
+            state="COMPLETED",
+            launch_dir=str(staged.path),
+            fw_id=3,
+            token="abc",
+            started_on=offline["started_on"],
+            completed_on=offline["completed_on"],
+            host=os.uname().nodename,
+            attempt=1,
+        )
+        assert (offline["fwaction"], offline["checkpoint"]) == (final.fwaction, final.checkpoint)
+        assert offline["state"] == "COMPLETED"
+        assert (offline["launch_id"], offline["mine"]) == (7, [1])
+        assert offline["fwagent"] == {
+            "protocol": 1,
+            "token": "abc",
+            "outbox": str(staged.outbox),
+            "later": "kept",
+            "attempt": 1,
+        }
+        assert offline["started_on"] < staged.read("FW_ping.json")["ping_time"]
+        assert staged.read("FW_ping.json")["ping_time"] < offline["completed_on"]
+        started = staged.entry(final=False)
+        assert (started.state, started.started_on) == ("RUNNING", offline["started_on"])
+
+        names = ["FW.json", "FW_action.json", "FW_offline.json", "FW_ping.json"]
+        assert sorted(path.name for path in staged.path.iterdir()) == names
+
+    def test_what_is_there_when_a_task_runs(self, stage):
+        staged = stage("Files")
+        assert run(str(staged.path)) == 0
+        stored = staged.stored()
+        assert stored["cwd"] == str(staged.path)
+        assert sorted(stored["seen"]) == ["FW_offline.json", "FW_ping.json"]
+        offline = json.loads(stored["seen"]["FW_offline.json"])
+        assert sorted(offline) == ["checkpoint", "fwagent", "launch_id", "mine", "started_on"]
+        assert offline["checkpoint"] == {
+            "_task_n": 0, "_all_stored_data": {}, "_all_update_spec": {}, "_all_mod_spec": [],
+        }  # fmt: skip
+
+    def test_results_add_up(self, stage):
+        staged = stage(
+            action(stored_data={"a": 1, "b": 1}, update_spec={"x": [1]}, propagate=True),
+            action(stored_data={"b": 2}, mod_spec=[{"_push": {"x": 2}}]),
+            {"_fw_name": "See", "keys": ["x", "y", "_fw_env"]},
+            y=5,
+        )
+        assert run(str(staged.path)) == 0
+        report = staged.report()
+        assert report.fwaction == {
+            "stored_data": {"a": 1, "b": 2, "x": [1, 2], "y": 5, "_fw_env": {"cmd": "mpirun"}},
+            "exit": False,
+            "update_spec": {"x": [1]},
+            "mod_spec": [{"_push": {"x": 2}}],
+            "additions": [],
+            "detours": [],
+            "append_wfs": [],
+            "defuse_children": False,
+            "defuse_workflow": False,
+            "propagate": False,
+        }
+        assert report.checkpoint == {
+            "_task_n": 2,
+            "_all_stored_data": {"a": 1, "b": 2},
+            "_all_update_spec": {"x": [1]},
+            "_all_mod_spec": [{"_push": {"x": 2}}],
+        }
+        assert "x" not in staged.read("FW.json")["spec"]
+
+    @pytest.mark.parametrize(
+        ("given", "skips"),
+        [({"exit": True}, True), ({"additions": [{"spec": {}}]}, True), ({"detours": [{}]}, True),
+         ({"append_wfs": [{}]}, True), ({"defuse_children": True}, True), ({"defuse_workflow": True}, True),
+         ({"stored_data": {"x": 1}, "update_spec": {"x": 1}, "mod_spec": [{"_set": {"y": 1}}]}, False),
+         ({"propagate": True}, False)],
+    )  # fmt: skip
+    def test_what_skips_the_remaining_tasks(self, stage, given, skips):
+        staged = stage(action(**given), action(stored_data={"late": True}))
+        assert run(str(staged.path)) == 0
+        assert ("late" in staged.stored()) is not skips
+
+    def test_a_task_that_changes_directory(self, stage):
+        staged = stage("Stray", call("{'stored_data': {'cwd': os.getcwd()}}"))
+        assert run("launch") == 0
+        assert staged.stored() == {"cwd": "/"}
+        assert staged.entry().launch_dir == str(staged.path)
+
+    def test_live_objects_reach_the_next_task(self, stage):
+        staged = stage(
+            call("{'update_spec': {'t': (1, 2)}}"),
+            call("{'stored_data': {'kind': type(spec['t']).__name__}}"),
+        )
+        assert run(str(staged.path)) == 0
+        assert staged.stored() == {"kind": "tuple"}
+
+    def test_a_directory_that_stock_qlaunch_made(self, stage):
+        staged = stage("Files")
+        staged.write("FW_offline.json", {"launch_id": 7})
+        assert run(str(staged.path)) == 0
+        token = staged.read("FW_offline.json")["fwagent"]["token"]
+        assert re.fullmatch("[0-9a-f]{16}", token)
+        assert staged.report().token == token == staged.read("FW_action.json")["token"]
+        assert not list(staged.outbox.iterdir())
+
+
+class TestFizzled:
+    def test_a_task_that_raises(self, stage, capfd):
+        staged = stage(action(stored_data={"a": 1}), "Raise")
+        assert run(str(staged.path)) == 1
+        report = staged.report()
+        assert report.state == staged.read("FW_offline.json")["state"] == "FIZZLED"
+        assert report.fwaction is not None
+        stored = report.fwaction.pop("stored_data")
+        trace = stored["_exception"].pop("_stacktrace")
+        assert stored == {
+            "_message": "runtime error during task",
+            "_task": {"_fw_name": "{{runner_tasks.Raise}}"},
+            "_exception": {"_details": {"code": 7, "why": ["a", "b"]}},
+        }
+        assert trace.endswith("runner_tasks.Detailed: it went wrong\n")
+        assert trace in capfd.readouterr().err
+        assert report.fwaction == {
+            "exit": True, "update_spec": {}, "mod_spec": [], "additions": [], "detours": [],
+            "append_wfs": [], "defuse_children": False, "defuse_workflow": False, "propagate": False,
+        }  # fmt: skip
+        assert report.checkpoint is not None
+        assert report.checkpoint["_all_stored_data"] == {"a": 1}
+        assert staged.entry().state == "FIZZLED"
+
+    @pytest.mark.parametrize(
+        ("code", "why"),
+        [("sys.exit(0)", "SystemExit: 0"), ("1 / 0", "ZeroDivisionError"), ("shutil.copy('a', 'b')", "FileNotFound"),
+         ("(_ for _ in ()).throw(GeneratorExit)", "GeneratorExit"), ("open(chr(0xdc80))", "\\udc80")],
+    )  # fmt: skip
+    def test_whatever_it_raises(self, stage, code, why):
+        staged = stage(call(code))
+        assert run(str(staged.path)) == 1
+        assert why in staged.stored()["_exception"]["_stacktrace"]
+
+    @pytest.mark.parametrize(
+        ("code", "message"),
+        [
+            (
+                "{'update_spec': {'x': [0, {1}]}}",
+                "update_spec.x[1] is a set, which has no JSON form",
+            ),
+            ("{'stored_data': {'x': 2**64}}", "stored_data.x is an integer beyond 64 bits"),
+            ("{'mod_spec': [{'_push': {'x': b''}}]}", "mod_spec[0]._push.x is a bytes"),
+            ("{'mod_spec': [{'_unset': {'x': 1}}]}", "its mod_spec '_unset' fails: KeyError: 'x'"),
+            ("{'stored': 1}", "it returned a dict with 'stored', which no FWAction has"),
+            ("3", "it returned a int, which is no FWAction"),
+        ],
+    )
+    def test_results_that_cannot_be_told(self, stage, code, message):
+        staged = stage(action(stored_data={"a": 1}), call(code))
+        assert run(str(staged.path)) == 1
+        stored = staged.stored()
+        assert stored["_message"].startswith("task 2 of 2 ({{runner_tasks.Call}}): " + message)
+        assert stored["_task"]["code"] == code
+
+    def test_results_too_large_to_be_read(self, stage, monkeypatch):
+        monkeypatch.setattr(runner, "_MAX_ACTION_SIZE", 1000)
+        staged = stage(call("{'stored_data': {'x': 'y' * 1000}}"))
+        assert run(str(staged.path)) == 1
+        assert "bytes of JSON; at most 1000" in staged.stored()["_message"]
+
+    @pytest.mark.parametrize(
+        ("task", "message"),
+        [({"_fw_name": "{{nowhere.T}}"}, "cannot be imported"), ({"script": "true"}, "no object with a '_fw_name'"),
+         ({"_fw_name": "PyTask"}, "needs the parameter 'func'")],
+    )  # fmt: skip
+    def test_a_task_that_cannot_be_loaded_stops_all_before_the_first(self, stage, task, message):
+        staged = stage({"_fw_name": "ScriptTask", "script": "touch ran"}, task)
+        assert run(str(staged.path)) == 1
+        assert staged.stored()["_message"].startswith("task 2 of 2 (")
+        assert message in staged.stored()["_message"]
+        assert not (staged.path / "ran").exists()
+
+    def test_no_tasks(self, stage):
+        staged = stage()
+        assert run(str(staged.path)) == 1
+        assert staged.stored()["_message"].endswith("the Firework has no tasks")
+        assert staged.stored()["_task"] is None
+
+
+class TestPing:
+    def test_goes_on_while_a_task_runs_elsewhere(self, stage):
+        code = "(os.chdir('/'), time.sleep(0.3), {'stored_data': {'p': Path(%r).read_text()}})[2]"
+        staged = stage(call("None"))
+        ping = str(staged.path / "FW_ping.json")
+        staged.write("FW.json", {"fw_id": 3, "spec": {"_tasks": [
+            {"_fw_name": "{{runner_tasks.Call}}", "code": code % ping}]}})  # fmt: skip
+        assert run(str(staged.path), ping_interval=0.05) == 0
+        seen = json.loads(staged.stored()["p"])["ping_time"]
+        assert staged.report().started_on < seen < staged.read("FW_ping.json")["ping_time"]
+        assert not [thread for thread in threading.enumerate() if thread.name == "fwrunner-ping"]
+
+    @pytest.mark.parametrize("interval", [0.05, None])
+    def test_interval_of_the_login_node(self, stage, interval):
+        ours = {"protocol": 1, "token": "abc", "ping_interval": interval}
+        staged = stage("Files", ours=ours)
+        launch = runner.Launch(str(staged.path))
+        assert launch.ping_interval == (interval or runner.PING_INTERVAL)
+
+    def test_a_ping_that_fails_kills_nothing(self, stage, capfd):
+        staged = stage(call("time.sleep(0.1)"))
+        (staged.path / "FW_ping.json").mkdir()
+        assert run(str(staged.path), ping_interval=0.02) == 0
+        assert "not written: IsADirectoryError" in capfd.readouterr().err
+
+
+class TestPlacesThatFail:
+    def test_no_outbox(self, stage, capfd):
+        staged = stage("Files")
+        staged.outbox.rmdir()
+        assert run(str(staged.path)) == 0
+        assert staged.report().state == "COMPLETED"
+        assert capfd.readouterr().err.count("not written: FileNotFoundError") == 2
+
+    @pytest.mark.parametrize("token", ["../../x", ""])
+    def test_a_token_that_is_no_name(self, stage, token, tmp_path):
+        staged = stage("Files", ours={"token": token, "outbox": str(tmp_path)})
+        assert run(str(staged.path)) == 0
+        assert staged.report().final
+
+    def test_the_launch_directory_is_gone(self, stage, capfd):
+        staged = stage(call("shutil.rmtree(os.getcwd())"), action(stored_data={"a": 1}))
+        assert run(str(staged.path)) == 0
+        entry = staged.entry()
+        assert (entry.state, entry.launch_dir) == ("COMPLETED", str(staged.path))
+        assert entry.fwaction is not None
+        assert entry.fwaction["stored_data"] == {"a": 1}
+        assert "FW_action.json" in capfd.readouterr().err
+
+    def test_a_torn_offline_json_is_mended(self, stage):
+        staged = stage(call("Path('FW_offline.json').write_text('')"), action(stored_data={"a": 1}))
+        assert run(str(staged.path)) == 0
+        offline = staged.read("FW_offline.json")
+        assert (offline["launch_id"], offline["mine"], offline["state"]) == (7, [1], "COMPLETED")
+        assert offline["fwagent"]["token"] == "abc"
+
+    def test_nowhere_at_all(self, stage, capfd):
+        staged = stage(call("shutil.rmtree(os.path.dirname(os.getcwd()))"))
+        assert run(str(staged.path)) == 1
+        assert "launch 7, COMPLETED, could not be left anywhere" in capfd.readouterr().err
+
+    def test_stderr_is_closed(self, stage, monkeypatch):
+        staged = stage("Raise")
+        staged.outbox.rmdir()
+        monkeypatch.setattr(sys, "stderr", None)
+        assert run(str(staged.path)) == 1
+        assert staged.report().state == "FIZZLED"
+
+
+class TestSuperseded:
+    @pytest.mark.parametrize(
+        "now",
+        [
+            {"launch_id": 8},
+            {"launch_id": 7, "fwagent": {"token": "new"}},
+            {"launch_id": 8, "fwagent": {"token": "abc"}},
+        ],
+    )
+    def test_a_directory_staged_again_is_left_alone(self, stage, now, capfd):
+        text = json.dumps(now)
+        staged = stage(
+            call(f"Path('FW_offline.json').write_text({text!r}) and os.remove('FW_ping.json')"),
+            action(stored_data={"a": 1}),
+        )
+        assert run(str(staged.path)) == 0
+        assert (staged.path / "FW_offline.json").read_text() == text
+        assert sorted(path.name for path in staged.path.iterdir()) == ["FW.json", "FW_offline.json"]
+        assert staged.entry().state == "COMPLETED"
+        assert "belongs to another launch by now" in capfd.readouterr().err
+
+
+class TestStartedAgain:
+    def test_ended_is_ended(self, stage, capfd):
+        staged = stage({"_fw_name": "ScriptTask", "script": "echo x >> ran; exit 1"})
+        assert (run(str(staged.path)), run(str(staged.path))) == (1, 1)
+        assert (staged.path / "ran").read_text() == "x\n"
+        assert (
+            "launch 7 has ended as FIZZLED before; nothing is run again" in capfd.readouterr().err
+        )
+
+    def test_ended_under_stock_rlaunch(self, stage):
+        staged = stage("Raise")
+        done = {"launch_id": 7, "started_on": "2026", "fwaction": {}, "state": "COMPLETED"}
+        staged.write("FW_offline.json", done)
+        assert run(str(staged.path)) == 0
+        assert staged.read("FW_offline.json") == done
+
+    def test_cut_short_it_starts_over_and_counts(self, stage):
+        staged = stage("Files")
+        launch = runner.Launch(str(staged.path))
+        launch.start()
+        launch.update(checkpoint={"_task_n": 5})
+        assert run(str(staged.path)) == 0
+        report = staged.report()
+        assert (report.attempt, staged.entry().attempt) == (2, 2)
+        assert staged.read("FW_offline.json")["fwagent"]["attempt"] == 2
+
+    def test_the_final_report_of_an_earlier_launch_does_not_count(self, stage):
+        staged = stage("Files")
+        protocol.write_report(
+            str(staged.path / "FW_action.json"),
+            Report(6, "FIZZLED", "/", fw_id=3, token="old", fwaction={}),
+        )
+        assert run(str(staged.path)) == 0
+        assert staged.report().launch_id == 7
+
+    def test_what_is_no_final_report_does_not_stay(self, stage):
+        staged = stage(call("{'stored_data': {'o': Path('FW_offline.json').read_text()}}"))
+        staged.write("FW_offline.json", {"launch_id": 7, "fwaction": {}, "completed_on": "x"})
+        assert run(str(staged.path)) == 0
+        assert not {"fwaction", "completed_on"} & set(json.loads(staged.stored()["o"]))
+
+
+class TestNothingToRun:
+    @pytest.mark.parametrize(
+        ("name", "text", "problem"),
+        [
+            ("FW.json", None, "no FW.json in "),
+            ("FW.json", "{", "FW.json is half-written or not JSON"),
+            ("FW.json", "{}", "FW.json has no list spec._tasks"),
+            ("FW_offline.json", None, "no FW_offline.json in "),
+            ("FW_offline.json", "", "FW_offline.json is empty"),
+            ("FW_offline.json", "{}", "FW_offline.json has no launch_id"),
+            (
+                "FW_offline.json",
+                '{"launch_id": 7, "fwagent": {"protocol": 2}}',
+                r"protocol 2, this .* 1\)",
+            ),
+        ],
+    )
+    def test_is_told_with_a_hint_and_touches_nothing(self, stage, capsys, name, text, problem):
+        staged = stage("Files")
+        (staged.path / name).unlink()
+        if text is not None:
+            (staged.path / name).write_text(text)
+        before = {path.name: path.read_text() for path in staged.path.iterdir()}
+        with pytest.raises(NothingToRun, match=problem + r"[\s\S]*\n  hint: ."):
+            run(str(staged.path))
+        assert main([str(staged.path)]) == 2
+        assert capsys.readouterr().err.startswith("fwrunner: ")
+        assert before == {path.name: path.read_text() for path in staged.path.iterdir()}
+
+
+def old_python() -> list[str]:
+    """The Python of an old compute node, if there is one: `$FWRUNNER_PYTHON`, else `python3.6`."""
+    python = shutil.which(os.environ.get("FWRUNNER_PYTHON", "python3.6"))
+    works = (
+        python and not subprocess.run([python, "-V"], capture_output=True, check=False).returncode
+    )
+    return [python] if python and works else []
+
+
+def command(*arguments: Any, python: str = sys.executable) -> list[str]:
+    return [python, "-B", "-m", "fwrunner", *map(str, arguments)]
+
+
+@pytest.fixture
+def environment(tmp_path, monkeypatch):
+    """For the runner as a process of its own."""
+    monkeypatch.delenv("FWAGENT_PING_INTERVAL", raising=False)
+    monkeypatch.setenv("PYTHONPATH", f"{REPOSITORY}{os.pathsep}{tmp_path}")
+    monkeypatch.setenv("PYTHONDONTWRITEBYTECODE", "1")
+
+
+@pytest.mark.usefixtures("environment")
+class TestCommand:
+    @pytest.mark.parametrize("python", [sys.executable, *old_python()])
+    def test_the_current_directory_is_the_default(self, stage, python):
+        staged = stage({"_fw_name": "ScriptTask", "script": "echo hello"}, "Files")
+        done = subprocess.run(
+            command(python=python), cwd=staged.path, capture_output=True, text=True, check=True
+        )
+        assert (done.stdout, done.stderr) == ("hello\n", "")
+        assert staged.report().state == "COMPLETED"
+
+    def test_what_lies_in_the_directory_is_not_imported(self, stage):
+        staged = stage("Files")
+        for name in ("json", "signal", "argparse", "threading", "datetime"):
+            (staged.path / f"{name}.py").write_text("raise SystemExit('the wrong one')")
+        assert subprocess.run(command(), cwd=staged.path, check=False).returncode == 0
+
+    def test_exit_statuses(self, stage, tmp_path):
+        staged = stage("Raise")
+        for arguments, status in (([staged.path], 1), ([tmp_path / "none"], 2), (["--what"], 2)):
+            done = subprocess.run(command(*arguments), capture_output=True, check=False)
+            assert done.returncode == status
+
+    def test_needs_the_standard_library_alone(self, stage):
+        staged = stage({"_fw_name": "ScriptTask", "script": "true"})
+        code = (
+            "import sys; sys.path.insert(0, sys.argv[1]); from fwrunner.__main__ import main\n"
+            "status = main([sys.argv[2]])\n"
+            "paths = [getattr(module, '__file__', None) or '' for module in sys.modules.values()]\n"
+            "print(status, [p for p in paths if 'site-packages' in p])"
+        )
+        python = [sys.executable, "-B", "-S", "-I", "-c", code, REPOSITORY, staged.path]
+        assert subprocess.check_output(python, text=True) == "0 []\n"
+
+    @pytest.mark.parametrize(
+        ("number", "name"), [(signal.SIGTERM, "SIGTERM"), (signal.SIGINT, "SIGINT")]
+    )
+    @pytest.mark.parametrize(
+        "task",
+        [
+            {"_fw_name": "ScriptTask", "script": "echo up; exec sleep 60"},
+            call("print('up', flush=True) or time.sleep(60)"),
+        ],
+    )
+    def test_signals(self, stage, number, name, task):
+        staged = stage(action(stored_data={"a": 1}), task, "Files")
+        job = subprocess.Popen(command(staged.path), stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        assert job.stdout is not None
+        assert job.stdout.readline() == b"up\n"
+        job.send_signal(number)
+        # The end of stdout comes only when the child of a ScriptTask has ended too.
+        job.communicate(timeout=20)
+        assert job.returncode == 1
+        stored = staged.stored()
+        assert stored["_message"].startswith("task 2 of 3 (")
+        assert stored["_message"].endswith(f": ended by {name}")
+        checkpoint = staged.report().checkpoint
+        assert checkpoint is not None
+        assert checkpoint["_all_stored_data"] == {"a": 1}
+
+    def test_killed_at_any_time_nothing_is_torn(self, stage):
+        staged = stage(*[{"_fw_name": "ScriptTask", "script": "true"}] * 5)
+        offline = (staged.path / "FW_offline.json").read_text()
+        for delay in (0.02, 0.05, 0.08, 0.11, 0.14):
+            (staged.path / "FW_offline.json").write_text(offline)
+            job = subprocess.Popen(command(staged.path))
+            time.sleep(delay)
+            job.kill()
+            job.wait()
+            for path in (*staged.path.glob("FW*.json"), *staged.outbox.glob("[!.]*")):
+                protocol.read_json(str(path))
+            for path in (*staged.path.glob("FW_action.json"), *staged.outbox.iterdir()):
+                path.unlink()
+
+
+class TestUsage:
+    def test_help_teaches(self, capsys):
+        with pytest.raises(SystemExit, match="0"):
+            main(["--help"])
+        text = capsys.readouterr().out
+        for word in ("LAUNCH_DIR", "FW.json", "exit status", "COMPLETED", "FIZZLED", "example"):
+            assert word in text
+
+    def test_version(self, capsys):
+        with pytest.raises(SystemExit, match="0"):
+            main(["--version"])
+        assert capsys.readouterr().out == f"fwrunner {fwrunner.__version__}\n"
+        pyproject = (REPOSITORY / "pyproject.toml").read_text()
+        stated = re.search(r'(?m)^version = "(.*)"', pyproject)
+        assert stated is None or stated[1] == fwrunner.__version__
+
+    @pytest.mark.parametrize("bad", ["0", "-1", "soon", "nan", "inf", "1e9"])
+    @pytest.mark.parametrize("by", ["option", "environment"])
+    def test_ping_interval(self, capsys, monkeypatch, bad, by):
+        if by == "environment":
+            monkeypatch.setenv("FWAGENT_PING_INTERVAL", bad)
+        with pytest.raises(SystemExit, match="2"):
+            main([f"--ping-interval={bad}"] if by == "option" else [])
+        assert "no number of seconds" in capsys.readouterr().err
+
+    def test_ping_interval_option_before_environment(self, stage, monkeypatch):
+        seen = []
+
+        def note(*given: Any) -> int:
+            seen.append(given)
+            return 0
+
+        monkeypatch.setattr("fwrunner.__main__.run", note)
+        assert main([]) == 0
+        monkeypatch.setenv("FWAGENT_PING_INTERVAL", "5")
+        assert main(["d"]) == 0
+        assert main(["d", "--ping-interval", "2.5"]) == 0
+        assert seen == [(".", None), ("d", 5.0), ("d", 2.5)]
