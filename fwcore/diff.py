@@ -6,6 +6,7 @@ A write names the fields that changed and no others, so that what somebody else 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from math import isnan
 from typing import Any
 
 Document = dict[str, Any]
@@ -19,8 +20,7 @@ def update_between(old: Mapping[str, Any], new: Mapping[str, Any]) -> Document:
     """
     changes: Document = {}
     removals: Document = {}
-    for key in dict.fromkeys((*new, *old)):
-        _compare(key, old, new, changes, removals)
+    _compare_members("", old, new, changes, removals)
     update = {}
     if changes:
         update["$set"] = changes
@@ -53,20 +53,24 @@ class _Absent:
 _ABSENT = _Absent()
 
 
-def _compare(
-    path: str, old: Mapping[str, Any], new: Mapping[str, Any], changes: Document, removals: Document
+def _compare_members(
+    prefix: str,
+    old: Mapping[str, Any],
+    new: Mapping[str, Any],
+    changes: Document,
+    removals: Document,
 ) -> None:
-    key = path.rpartition(".")[2]
-    before, after = old.get(key, _ABSENT), new.get(key, _ABSENT)
-    if after is _ABSENT:
-        removals[path] = ""
-    elif _same(before, after):
-        return
-    elif _enterable(before) and _enterable(after):
-        for inner in dict.fromkeys((*after, *before)):
-            _compare(f"{path}.{inner}", before, after, changes, removals)
-    else:
-        changes[path] = after
+    for key in dict.fromkeys((*new, *old)):
+        before, after = old.get(key, _ABSENT), new.get(key, _ABSENT)
+        path = prefix + key
+        if after is _ABSENT:
+            removals[path] = ""
+        elif _same(before, after):
+            continue
+        elif _enterable(before) and _enterable(after):
+            _compare_members(f"{path}.", before, after, changes, removals)
+        else:
+            changes[path] = after
 
 
 def _same(before: Any, after: Any) -> bool:
@@ -81,6 +85,8 @@ def _same(before: Any, after: Any) -> bool:
         )
     if isinstance(before, list):
         return len(before) == len(after) and all(map(_same, before, after))
+    if isinstance(before, float) and isnan(before):
+        return isnan(after)  # Python's JSON has NaN, and so may a checkpoint
     return bool(before == after)
 
 
