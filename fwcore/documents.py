@@ -323,9 +323,8 @@ def firework_object(
     archived: Iterable[Mapping[str, Any]] = (),
 ) -> Document:
     """Return a Firework as FireWorks writes it into ``FW.json``, with whole launches inside."""
-    result = {key: firework[key] for key in ("spec", "fw_id", "created_on") if key in firework}
-    if "updated_on" in firework:
-        result["updated_on"] = _texts(firework["updated_on"])
+    keys = ("spec", "fw_id", "created_on", "updated_on")
+    result: Document = _texts({key: firework[key] for key in keys if key in firework})
     result["launches"] = [launch_object(launch) for launch in launches]
     if archived := [launch_object(launch) for launch in archived]:
         result["archived_launches"] = archived

@@ -216,6 +216,10 @@ class LaunchPad:
         uri, name, options = read_launchpad_file(Path(path))
         return cls.from_uri(uri, name, timeout=timeout, **options)
 
+    def now(self) -> datetime:
+        """Return the present, by the clock this LaunchPad was given."""
+        return self._clock()
+
     def close(self) -> None:
         """Close the connections."""
         self._db.client.close()

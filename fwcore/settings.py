@@ -28,7 +28,7 @@ def load_settings(path: Path, hint: str) -> dict[str, Any]:
         found = json.loads(text) if path.suffix == ".json" else YAML(typ="safe").load(text)
     except (YAMLError, ValueError):
         # The parser's message would quote the line, and the line may be the password's.
-        raise InvalidSettings(f"{path} is not valid {path.suffix[1:].upper()}", _HINT) from None
+        raise InvalidSettings(f"{path} is not valid {path.suffix[1:].upper()}", hint) from None
     if not isinstance(found, Mapping):
         raise InvalidSettings(f"{path} holds no object", hint)
     return dict(found)

@@ -33,6 +33,9 @@ PING_JSON = "FW_ping.json"
 ACTION_JSON = "FW_action.json"
 OUTBOX_PATH = os.path.join(".fwagent", "outbox")
 
+#: The reason of a NotYet that is as it should be: the job has not begun.
+STAGED = "staged, not started"
+
 FINAL_STATES = ("COMPLETED", "FIZZLED")
 REPORT_STATES = ("RUNNING",) + FINAL_STATES
 
@@ -234,7 +237,7 @@ def _report_from_offline(
 ) -> Union[NotYet, Report]:
     final = "fwaction" in offline
     if not final and offline.get("started_on") is None:
-        return NotYet(launch_dir, "staged, not started")
+        return NotYet(launch_dir, STAGED)
     ours = offline.get("fwagent")
     values: Document = {"attempt": None, "token": None}
     if isinstance(ours, dict):

@@ -1,0 +1,266 @@
+"""The configuration: one TOML file into a frozen model.
+
+FireWorks' own files may stand in for sections: ``my_launchpad.yaml`` for ``[launchpad]``,
+``my_fworker.yaml`` for ``[worker]``. Unknown keys are refused, and so is a file that holds a password and
+can be read by others.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+import re
+import stat
+import sys
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr, ValidationError
+
+from fwcore.errors import FwagentError
+from fwcore.launchpad import LaunchPad
+from fwcore.settings import read_launchpad_file, read_worker_file
+from fwcore.worker import Worker
+from fwrunner.protocol import MAX_REPORT_SIZE
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+DEFAULT_PATH = "~/.config/fwagent/config.toml"
+PATH_VARIABLE = "FWAGENT_CONFIG"
+URI_VARIABLE = "FWAGENT_LAUNCHPAD_URI"
+#: The name of the systemd credential (``LoadCredential=launchpad_uri:...``) that may hold the URI.
+CREDENTIAL = "launchpad_uri"
+
+
+class ConfigError(FwagentError):
+    """The configuration cannot be used."""
+
+
+def _expanded(path: Path) -> Path:
+    text = os.path.expandvars(str(path))
+    if unset := re.search(r"\$(\w+|\{\w+\})", text):
+        raise ValueError(f"the environment variable {unset[0]} is not set")
+    return Path(text).expanduser()
+
+
+def _absolute(path: Path) -> Path:
+    if not path.is_absolute():
+        raise ValueError("must be an absolute path")
+    return path
+
+
+Expanded = Annotated[Path, AfterValidator(_expanded)]
+Absolute = Annotated[Expanded, AfterValidator(_absolute)]
+Seconds = Annotated[float, Field(gt=0, le=86400)]
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class LaunchpadSection(_Section):
+    """Where the FireWorks database is."""
+
+    file: Expanded | None = Field(
+        default=None, description="a my_launchpad.yaml, instead of uri and name"
+    )
+    uri: SecretStr | None = Field(default=None, description="a MongoDB URI")
+    uri_file: Expanded | None = Field(default=None, description="a file that holds the URI alone")
+    name: str = Field(default="fireworks", min_length=1, description="the database")
+
+
+class WorkerSection(_Section):
+    """Whose launches this agent handles, and no others."""
+
+    file: Expanded | None = Field(
+        default=None, description="a my_fworker.yaml, instead of the keys below"
+    )
+    name: str | None = Field(default=None, min_length=1, description="the FWorker name")
+    category: str | list[str] = Field(default="", description="one, several, or __none__")
+    query: dict[str, Any] = Field(default_factory=dict, description="a MongoDB filter on Fireworks")
+    env: dict[str, Any] = Field(default_factory=dict, description="the worker's environment")
+
+
+class LaunchSection(_Section):
+    """Where launch directories are made, and how many jobs there may be."""
+
+    root: Absolute = Field(description="launch directories are made below it")
+    max_queued: int = Field(default=50, ge=1, description="jobs of ours in the queue at once")
+    max_running: int = Field(default=0, ge=0, description="jobs running at once; 0: no limit")
+
+
+class QueueSection(_Section):
+    """The batch queue."""
+
+    type: Literal["slurm", "pbs", "sge", "lsf", "local", "none"] = Field(default="slurm")
+    file: Expanded | None = Field(default=None, description="a my_qadapter.yaml")
+    options: dict[str, Any] = Field(default_factory=dict, description="for the submit script")
+    runner: str | None = Field(default=None, min_length=1, description="what the job script runs")
+
+
+class SyncSection(_Section):
+    """How often to look, in seconds."""
+
+    sweep_interval: Seconds = Field(
+        default=30, description="between two looks at all open launches"
+    )
+    outbox_interval: Seconds = Field(default=1, description="between two listings of the outbox")
+    reserve_interval: Seconds = Field(
+        default=30, description="between two looks for READY Fireworks"
+    )
+    reconcile_interval: Seconds = Field(default=60, description="between two listings of the queue")
+    ping_interval: Seconds = Field(default=60, description="between two pings of a job")
+    lost: Literal["fizzle", "rerun", "report"] = Field(
+        default="fizzle", description="what to do with lost jobs"
+    )
+    max_report_size: int = Field(
+        default=MAX_REPORT_SIZE, ge=1024, description="bytes of the largest report"
+    )
+
+
+class Config(_Section):
+    """A whole configuration file."""
+
+    launchpad: LaunchpadSection = Field(default_factory=LaunchpadSection)
+    worker: WorkerSection
+    launch: LaunchSection
+    queue: QueueSection = Field(default_factory=QueueSection)
+    sync: SyncSection = Field(default_factory=SyncSection)
+
+    @property
+    def private(self) -> Path:
+        """Our own directory below the launch root."""
+        return self.launch.root / ".fwagent"
+
+    @property
+    def runner(self) -> str:
+        """The command line of the job script that runs the Firework."""
+        if self.queue.runner is not None:
+            return self.queue.runner
+        # A local job runs on this host, so the interpreter that has fwrunner is known.
+        python = sys.executable if self.queue.type == "local" else "python3"
+        return f"{python} -m fwrunner"
+
+    def fworker(self) -> Worker:
+        """Return the worker; raise InvalidSettings or ConfigError."""
+        section = self.worker
+        if section.file is not None:
+            return read_worker_file(section.file)
+        if section.name is None:
+            raise ConfigError(
+                "the configuration names no worker",
+                "set worker.name, or worker.file = my_fworker.yaml",
+            )
+        category = section.category
+        return Worker(
+            section.name,
+            tuple(category) if isinstance(category, list) else category,
+            section.query,
+            section.env,
+        )
+
+    def connect(self, *, timeout: float = 10.0) -> LaunchPad:
+        """Return the LaunchPad, without connecting yet; raise ConfigError or InvalidSettings."""
+        section = self.launchpad
+        if section.file is not None and URI_VARIABLE not in os.environ:
+            uri, _name, options = read_launchpad_file(section.file)
+            if _holds_password(uri) or "password" in options:
+                _refuse_readable(section.file)
+            return LaunchPad.from_file(section.file, timeout=timeout)
+        return LaunchPad.from_uri(self._uri(), section.name, timeout=timeout)
+
+    def _uri(self) -> str:
+        if URI_VARIABLE in os.environ:
+            return os.environ[URI_VARIABLE]
+        credentials = os.environ.get("CREDENTIALS_DIRECTORY")
+        if credentials and (Path(credentials) / CREDENTIAL).exists():
+            return (Path(credentials) / CREDENTIAL).read_text(encoding="utf-8").strip()
+        if self.launchpad.uri_file is not None:
+            return _uri_from(self.launchpad.uri_file)
+        if self.launchpad.uri is not None:
+            return self.launchpad.uri.get_secret_value()
+        raise ConfigError(
+            "the configuration names no database",
+            f"set launchpad.uri, launchpad.uri_file, launchpad.file or ${URI_VARIABLE}",
+        )
+
+
+def config_path(given: Path | None) -> Path:
+    """Return the configuration file: the given one, else ``$FWAGENT_CONFIG``, else the default one."""
+    return (given or Path(os.environ.get(PATH_VARIABLE) or DEFAULT_PATH)).expanduser()
+
+
+def load_config(given: Path | None = None) -> Config:
+    """Read and check the configuration; raise ConfigError that names the key and what to write."""
+    path = config_path(given)
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise ConfigError(
+            f"there is no configuration at {path}",
+            "write one after config.example.toml, or name one by --config PATH or $FWAGENT_CONFIG",
+        ) from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path} cannot be read: {error}") from None
+    try:
+        tree = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        # Its message gives line and column; the line itself may hold a password.
+        raise ConfigError(f"{path} is not valid TOML: {error}") from None
+    try:
+        config = Config.model_validate(tree)
+    except ValidationError as error:
+        raise ConfigError(*_explained(path, error)) from None
+    if config.launchpad.uri and _holds_password(config.launchpad.uri.get_secret_value()):
+        _refuse_readable(path)
+    return config
+
+
+def _uri_from(path: Path) -> str:
+    try:
+        uri = path.read_text(encoding="utf-8").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"launchpad.uri_file cannot be read: {error}") from None
+    if _holds_password(uri):
+        _refuse_readable(path)
+    return uri
+
+
+def _holds_password(uri: str) -> bool:
+    return re.match(r"[^/]*//[^/@]*:[^/]*@", uri) is not None
+
+
+def _refuse_readable(path: Path) -> None:
+    if stat.S_IMODE(path.stat().st_mode) & 0o077:
+        raise ConfigError(
+            f"{path} holds a password and others can read it", f"run: chmod 600 {path}"
+        )
+
+
+def _explained(path: Path, error: ValidationError) -> tuple[str, str]:
+    """Return (title, hint) of the first fault; values are left out, they may be secrets."""
+    fault = error.errors(include_url=False, include_input=False)[0]
+    key = ".".join(str(part) for part in fault["loc"])
+    if fault["type"] != "extra_forbidden":
+        message = fault["msg"].removeprefix("Value error, ")
+        return f"{path}: {key}: {message}", _description(fault["loc"])
+    known = list(_fields(fault["loc"][:-1]))
+    nearest = difflib.get_close_matches(str(fault["loc"][-1]), known, n=1, cutoff=0.5)
+    hint = f"did you mean {nearest[0]!r}?" if nearest else f"known are: {', '.join(known)}"
+    return f"{path}: unknown key {key!r}", hint
+
+
+def _fields(location: tuple[int | str, ...]) -> dict[str, Any]:
+    fields: dict[str, Any] = dict(Config.model_fields)
+    for part in location:
+        section = getattr(fields.get(str(part)), "annotation", None)
+        fields = dict(getattr(section, "model_fields", {}))
+    return fields
+
+
+def _description(location: tuple[int | str, ...]) -> str:
+    field = _fields(location[:1]).get(str(location[1])) if len(location) > 1 else None
+    return (field.description or "") if field is not None else "see config.example.toml"

@@ -1,0 +1,89 @@
+"""What others may know of a running agent: a small status file below the launch root."""
+
+from __future__ import annotations
+
+import os
+import socket
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from agent.results import Result
+from fwrunner.protocol import Unreadable, read_json, timestamp, write_atomic
+
+STATUS_FILE = "status.json"
+#: Seconds between two writes of a status that says nothing new but the time.
+_INTERVAL = 10.0
+
+
+@dataclass
+class Health:
+    """The state of one agent, in times (ISO 8601, UTC) and counts since its start."""
+
+    worker: str
+    host: str = field(default_factory=socket.gethostname)
+    pid: int = field(default_factory=os.getpid)
+    started_on: str = field(default_factory=timestamp)
+    mode: str = "starting"
+    last_pass: str | None = None
+    passes: int = 0
+    database_down_since: str | None = None
+    last_error: str | None = None
+    last_error_on: str | None = None
+    open_launches: int = 0
+    deferred: int = 0
+    applied: int = 0
+    submitted: int = 0
+    watched: int = 0
+    watch_trouble: str = ""
+    last_latency: float | None = None
+
+    def failed(self, title: str) -> None:
+        """Note an error of ours."""
+        self.last_error, self.last_error_on = title, timestamp()
+
+    def passed(self) -> None:
+        """Note a pass without a fault."""
+        self.passes += 1
+        self.last_pass = timestamp()
+        self.database_down_since = None
+
+    def add(self, result: Result, latency: float | None, *, open_launches: int) -> None:
+        """Count what a pass did; ``latency`` is in seconds, of the slowest report in it."""
+        self.applied += len(result.applied)
+        self.submitted += len(result.submitted)
+        self.deferred = len(result.deferred)
+        self.open_launches = open_launches
+        self.last_latency = latency if latency is not None else self.last_latency
+
+    def database_down(self) -> None:
+        """Note since when the database has not answered."""
+        self.database_down_since = self.database_down_since or timestamp()
+
+
+class StatusFile:
+    """Writes the status file when it says something new, else only now and then."""
+
+    def __init__(self) -> None:
+        self._written: dict[str, Any] = {}
+        self._due = 0.0
+
+    def write(self, private: Path, health: Health, now: float) -> None:
+        """Write what changed; ``now`` is in seconds. A full disk must not stop the agent."""
+        told = asdict(health)
+        news = {key: value for key, value in told.items() if key not in ("last_pass", "passes")}
+        if news == self._written and now < self._due:
+            return
+        try:
+            write_atomic(str(private / STATUS_FILE), told)
+        except OSError as error:
+            health.failed(f"the status file cannot be written: {error.strerror}")
+        self._written, self._due = news, now + _INTERVAL
+
+
+def read_status(private: Path) -> dict[str, Any] | None:
+    """Return the status file of the agent that last ran here, None if there is none."""
+    try:
+        return read_json(str(private / STATUS_FILE))
+    except (FileNotFoundError, Unreadable):
+        return None

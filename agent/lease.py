@@ -1,0 +1,73 @@
+"""Who serves a worker: the lease document in the database, seen from one agent.
+
+Login nodes do not share file locks reliably, so the database decides. A second agent stays idle and takes
+over when the first is gone.
+"""
+
+from __future__ import annotations
+
+import time
+from secrets import token_hex
+
+from agent.health import Health
+from agent.log import get_logger
+from fwcore.launchpad import LaunchPad, Lease
+
+#: Seconds that a lease lasts unless it is renewed, and between two renewals.
+LEASE_SECONDS = 60.0
+RENEW_SECONDS = 15.0
+
+
+class LeaseKeeper:
+    """Takes, renews and gives back the lease of one worker."""
+
+    def __init__(self, worker: str, health: Health) -> None:
+        self._worker = worker
+        self._owner = token_hex(8)
+        self._health = health
+        self._lease: Lease | None = None
+        self._ask_at = 0.0
+        self._log = get_logger()
+
+    def holds(self, launchpad: LaunchPad) -> bool:
+        """Return whether this agent serves the worker; asks the database only when it is time to."""
+        if time.monotonic() < self._ask_at:
+            return self._lease is not None
+        if self._lease is not None:
+            self._lease = launchpad.renew_lease(self._lease, LEASE_SECONDS)
+            if self._lease is None:
+                self._log.warning("the lease was lost", worker=self._worker)
+        if self._lease is None:
+            self._take(launchpad)
+        self._ask_at = time.monotonic() + RENEW_SECONDS
+        return self._lease is not None
+
+    def _take(self, launchpad: LaunchPad) -> None:
+        lease = launchpad.acquire_lease(self._worker, self._owner, LEASE_SECONDS)
+        if lease.owner == self._owner:
+            self._lease = lease
+            self._health.mode = "serving"
+            self._log.info("serving", worker=self._worker, epoch=lease.epoch)
+            return
+        mode = f"idle: {describe(lease)} serves this worker"
+        if mode != self._health.mode:
+            self._log.warning(
+                "idle: another agent serves this worker",
+                worker=self._worker,
+                holder=describe(lease),
+                since=lease.since.isoformat(),
+                hint="stop one of the two or give them different workers; "
+                "this one takes over when the other is gone",
+            )
+        self._health.mode = mode
+
+    def give_back(self, launchpad: LaunchPad) -> None:
+        """Let another agent take over at once."""
+        if self._lease is not None:
+            launchpad.release_lease(self._lease)
+            self._lease = None
+
+
+def describe(lease: Lease) -> str:
+    """Return who holds a lease, for people."""
+    return f"the agent on {lease.host} (process {lease.pid})"

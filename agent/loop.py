@@ -1,0 +1,253 @@
+"""The daemon: one thread does all the work, in passes; everything else only wakes it.
+
+A pass looks (at the outbox, at directories with events, at all open launches when a sweep is due), applies
+what it found, and launches what is READY. Whatever fails is tried again; nothing of ours ever ends a job.
+"""
+
+from __future__ import annotations
+
+import signal
+import time
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+
+from apscheduler.schedulers.background import BackgroundScheduler
+
+from agent.config import Config, load_config
+from agent.health import Health, StatusFile
+from agent.launch import WayOut
+from agent.lease import RENEW_SECONDS, LeaseKeeper
+from agent.log import get_logger
+from agent.queue import Queue, open_queue
+from agent.recover import WayBack
+from agent.results import Result
+from agent.stage import prepare_root
+from agent.watch import Wake, Watch
+from fwcore.errors import DatabaseUnreachable, FwagentError
+from fwcore.launchpad import LaunchPad
+
+#: Seconds between two tries while something of ours fails: doubled from the first to the last.
+FIRST_BACKOFF, LAST_BACKOFF = 1.0, 60.0
+
+
+@dataclass
+class Parts:
+    """What follows from a configuration, and is made anew when it changes."""
+
+    config: Config
+    launchpad: LaunchPad
+    queue: Queue
+    way_back: WayBack
+    way_out: WayOut
+
+
+def make_parts(config: Config) -> Parts:
+    """Return the parts of an agent; nothing is connected yet. Raises FwagentError."""
+    worker = config.fworker()
+    launchpad = config.connect()
+    outbox = prepare_root(config.launch.root)
+    queue = open_queue(config)
+    return Parts(
+        config,
+        launchpad,
+        queue,
+        WayBack(launchpad, outbox, config.sync.max_report_size),
+        WayOut(launchpad, config, queue, worker),
+    )
+
+
+class Agent:
+    """``fwagent run``."""
+
+    def __init__(self, config_path: Path | None) -> None:
+        self._config_path = config_path
+        self._parts = make_parts(load_config(config_path))
+        self._worker = self._parts.config.fworker().name
+        self._health = Health(self._worker)
+        self._status_file = StatusFile()
+        self._lease = LeaseKeeper(self._worker, self._health)
+        self._wake = Wake()
+        self._watch = Watch(self._wake)
+        self._scheduler = BackgroundScheduler(timezone="UTC")
+        self._log = get_logger()
+        # What may still be told about, as of the last sweep and the launches since: a cache.
+        self._places: dict[int, str] = {}
+        self._due = {"start"}
+        self._touched: set[str] = set()
+        self._serving = False
+        self._stopping = False
+        self._backoff = FIRST_BACKOFF
+        self._retry_at = 0.0
+
+    def run(self) -> None:
+        """Turn until SIGTERM or SIGINT; SIGHUP reads the configuration anew."""
+        signal.signal(signal.SIGTERM, self._on_signal)
+        signal.signal(signal.SIGINT, self._on_signal)
+        signal.signal(signal.SIGHUP, self._on_signal)
+        self._watch.start()
+        self._schedule()
+        self._scheduler.start()
+        self._log.info("started", worker=self._worker, database=self._parts.launchpad.where)
+        try:
+            while not self._stopping:
+                self._turn()
+                self._wait()
+        finally:
+            self._end()
+
+    def _on_signal(self, number: int, _frame: FrameType | None) -> None:
+        self._stopping = self._stopping or number != signal.SIGHUP
+        self._wake.call("reload" if number == signal.SIGHUP else "stop")
+
+    def _schedule(self) -> None:
+        sync = self._parts.config.sync
+        intervals = {
+            "outbox": sync.outbox_interval,
+            "sweep": sync.sweep_interval,
+            "reserve": sync.reserve_interval,
+        }
+        for reason, seconds in intervals.items():
+            self._scheduler.add_job(
+                self._wake.call,
+                "interval",
+                args=[reason],
+                seconds=seconds,
+                id=reason,
+                coalesce=True,
+                max_instances=1,
+                misfire_grace_time=None,
+                replace_existing=True,
+            )
+
+    def _wait(self) -> None:
+        """Wait for a reason to turn. While something fails, the end of the backoff is the only one."""
+        while not self._stopping:
+            pause = self._retry_at - time.monotonic()
+            reasons, places = self._wake.wait(pause if pause > 0 else RENEW_SECONDS)
+            self._due |= reasons
+            self._touched |= places
+            if time.monotonic() >= self._retry_at or "reload" in reasons:
+                return
+
+    def _turn(self) -> None:
+        if "reload" in self._due:
+            self._read_config_again()
+        try:
+            self._pass()
+        except DatabaseUnreachable as error:
+            self._health.database_down()
+            self._failed(error)
+        except FwagentError as error:
+            self._failed(error)
+        except Exception as error:  # noqa: BLE001 - the one place: a fault of ours must not end the daemon
+            self._log.exception("a pass failed")
+            self._failed(FwagentError(f"unexpected {type(error).__name__}: {error}"))
+        else:
+            self._succeeded()
+        self._status_file.write(self._parts.config.private, self._health, time.monotonic())
+
+    def _pass(self) -> None:
+        serving, self._serving = self._serving, self._lease.holds(self._parts.launchpad)
+        if not self._serving:
+            return
+        due, touched = self._due, self._touched
+        self._due, self._touched = set(), set()
+        if not serving or due & {"start", "reload"}:
+            due |= {"sweep", "reserve"}
+            self._parts.launchpad.prepare()
+        result = Result()
+        try:
+            self._look(due, touched, result)
+            self._launch(due, result)
+        except FwagentError:
+            self._due |= due
+            self._touched |= touched
+            raise
+        finally:
+            self._tell(result)
+
+    def _look(self, due: set[str], touched: set[str], result: Result) -> None:
+        way_back = self._parts.way_back
+        if "sweep" in due:
+            self._places = way_back.places(self._worker)
+            way_back.memory.keep(self._places)
+            self._watch.watch_outbox(self._parts.config.private / "outbox")
+            self._watch.watch_launches(self._places)
+            self._parts.queue.tend()
+            way_back.recover(self._places, result)
+        else:
+            places = {key: place for key, place in self._places.items() if place in touched}
+            way_back.recover(places, result)
+        for entry in result.applied:
+            if entry["state"] != "RUNNING":
+                self._places.pop(entry["launch_id"], None)
+
+    def _launch(self, due: set[str], result: Result) -> None:
+        ended = any(entry["state"] != "RUNNING" for entry in result.applied)
+        if not (result.released or ended or "reserve" in due):
+            return
+        capacity = self._parts.way_out.capacity()
+        if capacity == 0 and ended:
+            # The job that has just reported may not have left the queue yet.
+            self._due.add("reserve")
+        self._parts.way_out.launch(capacity, result)
+        self._places.update((claim["launch_id"], claim["launch_dir"]) for claim in result.claimed)
+        self._watch.watch_launches(self._places)
+
+    def _tell(self, result: Result) -> None:
+        for entry in result.applied:
+            self._log.info("applied", **entry)
+        for entry in result.ignored:
+            self._log.warning("ignored", **entry)
+        for entry in result.submitted:
+            self._log.info("submitted", **entry)
+        for entry in result.deferred:
+            self._log.debug("deferred", **entry)
+        latency = max(self._parts.way_back.latencies, default=None)
+        if result.released:
+            self._log.info("released", fw_ids=sorted(result.released), latency=latency)
+        self._health.add(result, latency, open_launches=len(self._places))
+        self._health.watched, self._health.watch_trouble = self._watch.count, self._watch.trouble
+
+    def _failed(self, error: FwagentError) -> None:
+        if self._backoff == FIRST_BACKOFF or error.title != self._health.last_error:
+            self._log.error(error.title, hint=error.hint, next_try_in=self._backoff)
+        self._health.failed(error.title)
+        self._retry_at = time.monotonic() + self._backoff
+        self._backoff = min(self._backoff * 2, LAST_BACKOFF)
+
+    def _succeeded(self) -> None:
+        if self._backoff != FIRST_BACKOFF:
+            self._log.info("recovered", after=self._health.last_error)
+        self._backoff, self._retry_at = FIRST_BACKOFF, 0.0
+        self._health.passed()
+
+    def _read_config_again(self) -> None:
+        try:
+            parts = make_parts(load_config(self._config_path))
+        except FwagentError as error:
+            self._keep_config(error.title, error.hint)
+            return
+        if parts.config.fworker().name != self._worker:
+            self._keep_config("the worker cannot change while running", "restart fwagent")
+            return
+        old, self._parts = self._parts, parts
+        old.launchpad.close()
+        self._schedule()
+        self._log.info("the new configuration is in force")
+
+    def _keep_config(self, reason: str, hint: str) -> None:
+        self._due.discard("reload")
+        self._log.error("the old configuration stays in force", reason=reason, hint=hint)
+
+    def _end(self) -> None:
+        self._scheduler.shutdown(wait=False)
+        self._watch.stop()
+        with suppress(FwagentError):
+            self._lease.give_back(self._parts.launchpad)
+        self._health.mode = "stopped"
+        self._status_file.write(self._parts.config.private, self._health, time.monotonic())
+        self._parts.launchpad.close()
+        self._log.info("stopped")

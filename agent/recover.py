@@ -1,0 +1,182 @@
+"""The way back: from launch directories and the outbox into the database."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TypeVar
+
+from agent.results import Result
+from fwcore.launchpad import BATCH, Applied, LaunchPad
+from fwrunner.protocol import (
+    ACTION_JSON,
+    OFFLINE_JSON,
+    PING_JSON,
+    STAGED,
+    NotYet,
+    Report,
+    read_outbox_entry,
+    read_report,
+)
+
+_LOOKED_AT = (OFFLINE_JSON, PING_JSON, ACTION_JSON)
+
+T = TypeVar("T")
+Signature = tuple[tuple[int, int, int] | None, ...]
+
+
+@dataclass
+class Memory:
+    """What was seen of launch directories, so that unchanged ones are not read again. Only a cache."""
+
+    signatures: dict[int, Signature] = field(default_factory=dict)
+
+    def keep(self, launch_ids: Iterable[int]) -> None:
+        """Forget all but these launches."""
+        wanted = set(launch_ids)
+        self.signatures = {key: value for key, value in self.signatures.items() if key in wanted}
+
+
+@dataclass(frozen=True)
+class Found:
+    """A report and the file that told it."""
+
+    report: Report
+    path: Path
+    written: float
+
+
+class WayBack:
+    """Reads reports and brings them into the database, in batches of bounded size."""
+
+    def __init__(self, launchpad: LaunchPad, outbox: Path, max_size: int) -> None:
+        self._launchpad = launchpad
+        self._outbox = outbox
+        self._max_size = max_size
+        self.memory = Memory()
+        #: Seconds from a final report's writing to its being in the database, of the last pass.
+        self.latencies: list[float] = []
+
+    def places(
+        self, worker: str | None, fw_ids: Iterable[int] | None = None, registered_for: str = ""
+    ) -> dict[int, str]:
+        """Return {launch_id: directory} of what may still be told about.
+
+        These are the open offline runs, whoever staged them, and the registered directories. ``worker``
+        None means every worker; ``fw_ids`` restricts to the launches of these Fireworks.
+        """
+        places = {
+            launch.launch_id: launch.launch_dir for launch in self._launchpad.open_launches(worker)
+        }
+        places.update(self._launchpad.registered(worker or registered_for))
+        if fw_ids is None:
+            return places
+        wanted = self._launchpad.launch_ids_of(fw_ids)
+        return {launch_id: place for launch_id, place in places.items() if launch_id in wanted}
+
+    def recover(self, places: Mapping[int, str], result: Result, *, outbox: bool = True) -> None:
+        """Apply everything that the outbox and these launch directories tell."""
+        self.latencies = []
+        if outbox:
+            for batch in _batches(self._entries(), BATCH):
+                self._apply_entries(batch, result)
+        for batch in _batches(places.items(), BATCH):
+            self._apply_places(dict(batch), result)
+
+    def _entries(self) -> list[Path]:
+        try:
+            entries = sorted(self._outbox.iterdir())
+        except FileNotFoundError:
+            return []
+        return [path for path in entries if path.suffix == ".json" and path.name[0] != "."]
+
+    def _apply_entries(self, entries: list[Path], result: Result) -> None:
+        found = []
+        for path in entries:
+            report = read_outbox_entry(str(path), self._max_size)
+            if isinstance(report, Report):
+                found.append(Found(report, path, _modified(path)))
+        applied = self._apply(found, result)
+        unsettled = {outcome.launch_id for outcome in applied.deferred}
+        ignored = {outcome.launch_id for outcome in applied.ignored}
+        for item in found:
+            if item.report.launch_id in ignored:
+                self._set_aside(item.path)
+            elif item.report.launch_id not in unsettled:
+                item.path.unlink(missing_ok=True)
+
+    def _set_aside(self, path: Path) -> None:
+        # It is nobody's here, but it may be the only copy of somebody's result.
+        aside = self._outbox.parent / "ignored"
+        aside.mkdir(mode=0o700, exist_ok=True)
+        with suppress(FileNotFoundError):
+            path.replace(aside / path.name)
+
+    def _apply_places(self, places: Mapping[int, str], result: Result) -> None:
+        found = []
+        signatures = {launch_id: _signature(place) for launch_id, place in places.items()}
+        for launch_id, place in places.items():
+            if self.memory.signatures.get(launch_id) == signatures[launch_id]:
+                continue
+            report = read_report(place, self._max_size)
+            if isinstance(report, NotYet):
+                if report.reason != STAGED:
+                    result.defer(launch_id, None, f"{place}: {report.reason}")
+                    continue
+            elif report.launch_id != launch_id:
+                result.defer(launch_id, None, f"{place} holds launch {report.launch_id} now")
+                continue
+            else:
+                name = ACTION_JSON if report.final and report.fw_id else OFFLINE_JSON
+                found.append(Found(report, Path(place) / name, _modified(Path(place) / name)))
+            self.memory.signatures[launch_id] = signatures[launch_id]
+        applied = self._apply(found, result)
+        for outcome in applied.deferred:
+            self.memory.signatures.pop(outcome.launch_id, None)
+
+    def _apply(self, found: list[Found], result: Result) -> Applied:
+        if not found:
+            return Applied()
+        applied = self._launchpad.apply(item.report for item in found)
+        result.take(applied)
+        now = self._launchpad.now().timestamp()
+        ended = {outcome.launch_id for outcome in applied.applied if outcome.state != "RUNNING"}
+        self._launchpad.forget_registered(ended)
+        self.latencies += [
+            now - item.written
+            for item in found
+            if item.report.final and item.report.launch_id in ended and item.written
+        ]
+        return applied
+
+
+def _signature(place: str) -> Signature:
+    return tuple(_stat(Path(place) / name) for name in _LOOKED_AT)
+
+
+def _stat(path: Path) -> tuple[int, int, int] | None:
+    try:
+        status = path.stat(follow_symlinks=False)
+    except OSError:
+        return None
+    return status.st_ino, status.st_size, status.st_mtime_ns
+
+
+def _modified(path: Path) -> float:
+    try:
+        return path.stat(follow_symlinks=False).st_mtime
+    except OSError:
+        return 0.0
+
+
+def _batches(items: Iterable[T], size: int) -> Iterator[list[T]]:
+    batch: list[T] = []
+    for item in items:
+        batch.append(item)
+        if len(batch) == size:
+            yield batch
+            batch = []
+    if batch:
+        yield batch

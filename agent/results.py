@@ -1,0 +1,76 @@
+"""What a pass, or one command, did: the shape of ``--json`` and the exit status that goes with it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+from fwcore.launchpad import Applied, Claim
+from fwcore.plan import Outcome
+
+OK = 0
+FAILED = 1
+USAGE = 2
+DEFERRED = 3
+UNREACHABLE = 4
+
+Entry = dict[str, Any]
+
+
+@dataclass
+class Result:
+    """Lists of JSON objects, each with at least ``launch_id`` (or ``fw_id``, where there is no launch).
+
+    ``applied``: + ``fw_id``, ``state``. ``deferred``, ``ignored``: + ``reason``. ``claimed``: +
+    ``launch_dir``. ``submitted``: + ``job_id``.
+    """
+
+    applied: list[Entry] = field(default_factory=list)
+    deferred: list[Entry] = field(default_factory=list)
+    ignored: list[Entry] = field(default_factory=list)
+    claimed: list[Entry] = field(default_factory=list)
+    submitted: list[Entry] = field(default_factory=list)
+    released: list[int] = field(default_factory=list)
+
+    def take(self, applied: Applied) -> None:
+        """Add what became of reports."""
+        self.applied += [
+            {"launch_id": outcome.launch_id, "fw_id": outcome.fw_id, "state": outcome.state}
+            for outcome in applied.applied
+        ]
+        self.deferred += _reasons(applied.deferred)
+        self.ignored += _reasons(applied.ignored)
+        self.released += applied.released
+
+    def defer(self, launch_id: int, fw_id: int | None, reason: str) -> None:
+        """Note what will be tried again."""
+        self.deferred.append({"launch_id": launch_id, "fw_id": fw_id, "reason": reason})
+
+    def claim(self, claim: Claim) -> None:
+        """Note a reservation whose launch directory is ready."""
+        self.claimed.append(
+            {"launch_id": claim.launch_id, "fw_id": claim.fw_id, "launch_dir": claim.launch_dir}
+        )
+
+    def document(self) -> dict[str, list[Entry]]:
+        """Return the documented JSON object."""
+        return {
+            "applied": self.applied,
+            "deferred": self.deferred,
+            "ignored": self.ignored,
+            "claimed": self.claimed,
+            "submitted": self.submitted,
+        }
+
+    @property
+    def exit_status(self) -> int:
+        """3 if something is to be retried, else 0: what was ignored is settled."""
+        return DEFERRED if self.deferred else OK
+
+
+def _reasons(outcomes: Iterable[Outcome]) -> list[Entry]:
+    return [
+        {"launch_id": outcome.launch_id, "fw_id": outcome.fw_id, "reason": outcome.reason}
+        for outcome in outcomes
+    ]
