@@ -55,10 +55,10 @@ def run(launch_dir: str, ping_interval: Optional[float] = None) -> int:
     if isinstance(done, protocol.Report) and done.final:
         _say(f"launch {launch.launch_id} has ended as {done.state} before; nothing is run again")
         return STATUS[done.state]
-    with _signals() as armed:
+    with _Signals() as signals:
         launch.start()
         with _pinging(launch, ping_interval or launch.ping_interval):
-            state, action = _Run(launch, armed).execute()
+            state, action = _Run(launch, signals).execute()
         return STATUS[state] if launch.finish(state, action) else STATUS["FIZZLED"]
 
 
@@ -80,7 +80,8 @@ class Launch:
         self.report = protocol.Report(
             launch_id=self.launch_id,
             state="RUNNING",
-            launch_dir=directory,
+            # As UTF-8 whatever the locale of the compute node: the login node compares it.
+            launch_dir=os.fsencode(directory).decode("utf-8", "surrogateescape"),
             fw_id=self.firework.get("fw_id"),
             token=self.token,
             started_on=protocol.timestamp(),
@@ -160,9 +161,9 @@ def _drop(outbox: str, report: protocol.Report) -> None:
 class _Run:
     """The tasks of one Firework, and what they have given so far."""
 
-    def __init__(self, launch: Launch, armed: Callable[[], Any]) -> None:
+    def __init__(self, launch: Launch, signals: "_Signals") -> None:
         self.launch = launch
-        self.armed = armed
+        self.signals = signals
         spec = launch.firework["spec"]
         # Apart from those in the spec, which a task may alter.
         self.tasks: List[Any] = [canonical(i) for i in json.loads(json.dumps(spec["_tasks"]))]
@@ -176,6 +177,8 @@ class _Run:
             os.chdir(self.launch.directory)
             return "COMPLETED", self._all_tasks()
         except BaseException as error:
+            if os.getpid() != self.signals.pid:
+                raise  # in a process that a task forked: it has nothing to tell
             return "FIZZLED", self._failure(error)
 
     def _all_tasks(self) -> Action:
@@ -198,14 +201,16 @@ class _Run:
         loaded = []
         for number, task in enumerate(self.spec["_tasks"]):
             self.number = number
-            with self.armed():
+            with self.signals.armed():
                 loaded.append(load(task))
         return loaded
 
     def _one_task(self, run_task: RunTask) -> Action:
         """Run one task; return its action with all that was given so far."""
-        with self.armed():
+        with self.signals.armed():
             raw = read_action(run_task(self.spec))
+            if os.getpid() != self.signals.pid:
+                sys.exit()
             action: Action = {key: plain(value, (key,)) for key, value in raw.items()}
         self.given["stored_data"].update(action["stored_data"])
         self.given["update_spec"].update(action["update_spec"])
@@ -319,37 +324,47 @@ def _pinging(launch: Launch, interval: float) -> Iterator[None]:
         launch.ping()
 
 
-@contextlib.contextmanager
-def _signals() -> Iterator[Callable[[], Any]]:
-    """Turn SIGTERM and SIGINT into an exception while a task runs, and at no other time."""
-    state: Dict[str, Any] = {"armed": False, "received": None}
+class _Signals:
+    """Turns SIGTERM and SIGINT into an exception while a task runs, and at no other time."""
 
-    def raise_received() -> None:
-        number = state["received"]
-        state["armed"] = False
-        kind = KeyboardInterrupt if number == signal.SIGINT else Terminated
-        raise kind(f"ended by {signal.Signals(number).name}")
+    def __init__(self) -> None:
+        self.pid = os.getpid()
+        self.received = 0
+        self._armed = False
+        self._before: Dict[int, Any] = {}
 
-    def handle(number: int, _: Any) -> None:
-        state["received"] = number
-        if state["armed"]:
-            raise_received()
+    def __enter__(self) -> "_Signals":
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGTERM, signal.SIGINT):
+                self._before[number] = signal.signal(number, self._handle) or signal.SIG_DFL
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
 
     @contextlib.contextmanager
-    def armed() -> Iterator[None]:
-        state["armed"] = True
+    def armed(self) -> Iterator[None]:
+        """Let the signals raise; the one that came before does so at once."""
+        self._armed = True
         try:
-            if state["received"] is not None:
-                raise_received()
+            if self.received:
+                self._raise()
             yield
         finally:
-            state["armed"] = False
+            self._armed = False
 
-    main = threading.current_thread() is threading.main_thread()
-    numbers = [signal.SIGTERM, signal.SIGINT] if main else []
-    before = [(number, signal.signal(number, handle)) for number in numbers]
-    try:
-        yield armed
-    finally:
-        for number, handler in before:
-            signal.signal(number, handler)
+    def _handle(self, number: int, _: Any) -> None:
+        if os.getpid() != self.pid:
+            # In a process that a task forked (multiprocessing ends its workers by SIGTERM).
+            signal.signal(number, self._before[number])
+            os.kill(os.getpid(), number)
+            return
+        self.received = number
+        if self._armed:
+            self._raise()
+
+    def _raise(self) -> None:
+        self._armed = False
+        kind = KeyboardInterrupt if self.received == signal.SIGINT else Terminated
+        raise kind(f"ended by {signal.Signals(self.received).name}")

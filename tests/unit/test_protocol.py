@@ -246,7 +246,7 @@ class TestFuzz:
         assert isinstance(report.fw_id, int)
         assert isinstance(report.token, str)
 
-    @settings(deadline=None)
+    @settings(deadline=None, max_examples=60)
     @given(offline=NEARLY, final=NEARLY)
     def test_read_report(self, offline, final, tmp_path_factory):
         directory = tmp_path_factory.mktemp("fuzz", numbered=True)

@@ -25,6 +25,7 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 
 TASKS = """
     import os, shutil, sys, time
+    from multiprocessing import Process
     from pathlib import Path
 
     class Task:
@@ -47,6 +48,14 @@ TASKS = """
         def run_task(self, spec):
             seen = {name: Path(name).read_text() for name in os.listdir(".") if name.startswith("FW_")}
             return {"stored_data": {"seen": seen, "cwd": os.getcwd()}}
+
+    def end_a_worker():
+        worker = Process(target=time.sleep, args=(60,))
+        worker.start()
+        time.sleep(0.1)
+        worker.terminate()  # by SIGTERM
+        worker.join()
+        return {"stored_data": {"code": worker.exitcode}}
 
     class Call(Task):
         def run_task(self, spec):
@@ -569,6 +578,31 @@ class TestCommand:
         checkpoint = staged.report().checkpoint
         assert checkpoint is not None
         assert checkpoint["_all_stored_data"] == {"a": 1}
+
+    @pytest.mark.parametrize(
+        "code",
+        [
+            "end_a_worker()",
+            "{'stored_data': {'code': -os.waitpid(os.fork() or sys.exit(15), 0)[1] >> 8}}",
+            "{'stored_data': {'code': -15 if (lambda p: p and os.waitpid(p, 0))(os.fork()) else 0}}",
+        ],
+        ids=["terminated", "exits", "returns"],
+    )
+    def test_a_process_that_a_task_forked_reports_nothing(self, stage, code):
+        staged = stage(call(code), {"_fw_name": "ScriptTask", "script": "echo x >> ran"})
+        job = subprocess.run(command(staged.path), capture_output=True, text=True, check=False)
+        assert (job.returncode, job.stderr) == (0, "")
+        assert staged.stored()["code"] == -15
+        assert (staged.path / "ran").read_text() == "x\n"
+
+    def test_a_locale_without_umlauts(self, stage, monkeypatch):
+        staged = stage("Files")
+        place = staged.path.rename(staged.path.with_name("größe"))
+        monkeypatch.setenv("LC_ALL", "C")
+        monkeypatch.setenv("PYTHONUTF8", "0")
+        monkeypatch.setenv("PYTHONCOERCECLOCALE", "0")
+        assert subprocess.run(command(place), check=False).returncode == 0
+        assert staged.entry().launch_dir == str(place)
 
     def test_killed_at_any_time_nothing_is_torn(self, stage):
         staged = stage(*[{"_fw_name": "ScriptTask", "script": "true"}] * 5)

@@ -11,7 +11,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fwrunner.action import EMPTY, Fault, apply_mods, plain, read_action
@@ -417,6 +417,7 @@ class TestPlain:
         with pytest.raises(Fault, match="holds itself"):
             plain(endless)
 
+    @settings(max_examples=40)
     @given(
         st.recursive(
             st.none() | st.booleans() | st.integers(-(2**63), 2**63 - 1) | st.floats(allow_nan=False)
