@@ -29,10 +29,12 @@ def started(history: list[Document], report: Report) -> list[Document]:
     if entry is None:
         entry = {"state": "RUNNING"}
         history.append(entry)
-    seen = [parse_time(entry.get("updated_on")), parse_time(report.ping_time), begin]
+    signs = (entry.get("updated_on"), report.ping_time, report.started_on)
+    seen = [moment for moment in map(parse_time, signs) if moment is not None]
     if begin is not None:
         entry["created_on"] = iso(begin)
-    entry["updated_on"] = iso(max(moment for moment in seen if moment is not None))
+    if seen:
+        entry["updated_on"] = iso(max(seen))
     if report.checkpoint:
         entry["checkpoint"] = report.checkpoint
     return history
