@@ -80,8 +80,8 @@ class WayBack:
         """Apply everything that the outbox and these launch directories tell."""
         self.latencies = []
         if outbox:
-            for batch in _batches(self._entries(), BATCH):
-                self._apply_entries(batch, result)
+            for entries in _batches(self._entries(), BATCH):
+                self._apply_entries(entries, result)
         for batch in _batches(places.items(), BATCH):
             self._apply_places(dict(batch), result)
 

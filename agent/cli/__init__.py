@@ -1,0 +1,98 @@
+"""The command ``fwagent``: thin typer commands; what they need is imported when they run."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+from fwcore.errors import (
+    DatabaseUnreachable,
+    FwagentError,
+    InvalidSettings,
+    InvalidWorkflow,
+)
+
+
+class _Group(TyperGroup):
+    """Turns our errors into two lines for people and an exit status."""
+
+    def invoke(self, ctx: Any) -> object:
+        try:
+            return super().invoke(ctx)
+        except FwagentError as error:
+            typer.echo(f"error: {error.title}", err=True)
+            if error.hint:
+                typer.echo(f"hint:  {error.hint}", err=True)
+            sys.exit(exit_status(error))
+
+
+def exit_status(error: FwagentError) -> int:
+    """Return 4 for an unreachable database, 2 for what the user can mend, else 1."""
+    from agent.config import ConfigError
+    from agent.results import FAILED, UNREACHABLE, USAGE
+
+    if isinstance(error, DatabaseUnreachable):
+        return UNREACHABLE
+    return USAGE if isinstance(error, (ConfigError, InvalidSettings, InvalidWorkflow)) else FAILED
+
+
+ConfigOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--config",
+        "-c",
+        metavar="PATH",
+        help="Configuration file; default: $FWAGENT_CONFIG, else ~/.config/fwagent/config.toml.",
+    ),
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object, for scripts.")]
+VerboseOption = Annotated[bool, typer.Option("--verbose", "-v", help="Log more.")]
+
+app = typer.Typer(
+    cls=_Group,
+    no_args_is_help=True,
+    rich_markup_mode="rich",
+    pretty_exceptions_enable=False,
+    help="Makes FireWorks' offline mode run by itself: reserves jobs, submits them to the queue, and "
+    "brings back what compute nodes wrote.\n\n"
+    "Exit status: 0 done · 1 a part failed · 2 usage or configuration · 3 something was deferred and "
+    "will be retried · 4 the database could not be reached.",
+)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        from importlib.metadata import version
+
+        typer.echo(f"fwagent {version('fwagent')}")
+        raise typer.Exit
+
+
+@app.callback()
+def _main(
+    ctx: typer.Context,
+    config: ConfigOption = None,
+    _show_version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    ctx.obj = config
+
+
+def chosen(ctx: typer.Context, config: Path | None) -> Path | None:
+    """Return the configuration given to the command, else the one given before it."""
+    given: Path | None = config if config is not None else ctx.obj
+    return given
+
+
+def main() -> None:
+    """Run the command line."""
+    from agent.cli import look, work
+
+    work.add_to(app)
+    look.add_to(app)
+    app()

@@ -1,0 +1,219 @@
+"""Commands that do something: run, sync, recover, launch, add, demo."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from agent.cli import ConfigOption, JsonOption, VerboseOption, chosen
+
+if TYPE_CHECKING:
+    from agent.loop import Parts
+    from agent.results import Result
+
+_DAEMON, _ONCE = "The daemon", "Once, by hand or from cron"
+_FwIds = Annotated[
+    list[int] | None,
+    typer.Option("--fw-id", "-i", metavar="FW_ID", help="Only this Firework; may be repeated."),
+]
+
+
+def add_to(app: typer.Typer) -> None:
+    """Add the commands."""
+    app.command(rich_help_panel=_DAEMON)(run)
+    app.command(rich_help_panel=_ONCE)(sync)
+    app.command(rich_help_panel=_ONCE)(recover)
+    app.command(rich_help_panel=_ONCE)(launch)
+    app.command(rich_help_panel=_ONCE)(add)
+    app.command(rich_help_panel="Try it")(demo)
+
+
+def run(ctx: typer.Context, config: ConfigOption = None, verbose: VerboseOption = False) -> None:
+    """Run the agent in the foreground, until SIGTERM. SIGHUP reads the configuration anew.
+
+    It serves one worker. A second agent for the same worker, on this or another login node, stays idle and
+    takes over when the first is gone. The log goes to stderr ($FWAGENT_LOG=json: one object per line).
+    """
+    from agent.log import set_up
+    from agent.loop import Agent
+
+    set_up(verbose=verbose)
+    Agent(chosen(ctx, config)).run()
+
+
+def sync(ctx: typer.Context, config: ConfigOption = None, as_json: JsonOption = False) -> None:
+    """Do one whole pass, then exit: bring reports back, launch what is READY. For cron.
+
+    Does nothing (exit status 3) while an agent serves this worker.
+    """
+    from agent.results import Result
+
+    result = Result()
+    with _parts(ctx, config) as parts, _lease(parts):
+        worker = parts.config.fworker().name
+        parts.way_back.recover(parts.way_back.places(worker), result)
+        parts.way_out.launch(parts.way_out.capacity(), result)
+        parts.queue.tend()
+    _finish(result, as_json)
+
+
+def recover(
+    ctx: typer.Context,
+    fw_id: _FwIds = None,
+    any_worker: Annotated[
+        bool, typer.Option("--any-worker", help="Launches of all workers, not only of this one.")
+    ] = False,
+    config: ConfigOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Bring back what compute nodes wrote, like `lpad recover_offline`.
+
+    May be run at any time, also beside a running agent. Nothing is ever FIZZLED because a file is missing,
+    empty or half-written: it is looked at again the next time (exit status 3).
+    """
+    from agent.results import Result
+
+    result = Result()
+    with _parts(ctx, config) as parts:
+        worker = parts.config.fworker().name
+        places = parts.way_back.places(None if any_worker else worker, fw_id, registered_for=worker)
+        parts.way_back.recover(places, result, outbox=not fw_id)
+    _finish(result, as_json)
+
+
+def launch(
+    ctx: typer.Context,
+    n: Annotated[
+        int | None,
+        typer.Option("-n", min=1, help="At most so many; default: what the queue may hold."),
+    ] = None,
+    fw_id: _FwIds = None,
+    stage_only: Annotated[
+        bool, typer.Option("--stage-only", help="Make the launch directories, submit nothing.")
+    ] = False,
+    config: ConfigOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Reserve READY Fireworks, make their launch directories and submit them, like `qlaunch -r`.
+
+    With -i these Fireworks, whatever their category; they must be READY.
+    """
+    from agent.results import FAILED, Result
+
+    result = Result()
+    with _parts(ctx, config) as parts:
+        parts.launchpad.check()
+        wanted = n if n is not None else (len(fw_id) if fw_id else None)
+        capacity = wanted if stage_only and wanted else parts.way_out.capacity()
+        parts.way_out.launch(
+            min(capacity, wanted or capacity), result, fw_ids=fw_id, stage_only=stage_only
+        )
+        refused = _explain_refused(parts, fw_id or [], result)
+    _finish(result, as_json, FAILED if refused else None)
+
+
+def add(
+    ctx: typer.Context,
+    files: Annotated[
+        list[Path], typer.Argument(metavar="FILE...", help="Workflow files, .yaml or .json.")
+    ],
+    config: ConfigOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Add workflows to the database, like `lpad add`. Task code is not imported.
+
+    All files are checked before the first is added. An empty database is made a LaunchPad first.
+    """
+    from agent.config import load_config
+    from fwcore.documents import count_fireworks
+    from fwcore.settings import load_settings
+
+    hint = "a workflow file has `fws`, `links` and `metadata`, or is a single Firework with `spec`"
+    workflows = [(path, load_settings(path, hint)) for path in files]
+    for _path, workflow in workflows:
+        count_fireworks(workflow)
+    launchpad = load_config(chosen(ctx, config)).connect()
+    added = []
+    try:
+        if launchpad.initialize():
+            typer.echo(f"made a new LaunchPad in the empty database {launchpad.where}", err=True)
+        for path, workflow in workflows:
+            ids = launchpad.add(workflow)
+            added.append({"file": str(path), "fw_ids": {str(old): new for old, new in ids.items()}})
+            if not as_json:
+                typer.echo(f"{path}: {len(ids)} Fireworks, id_map: {ids}")
+    finally:
+        launchpad.close()
+    if as_json:
+        typer.echo(json.dumps({"added": added}))
+
+
+def demo(
+    uri: Annotated[
+        str | None,
+        typer.Option(metavar="URI", help="Use this MongoDB server instead of a throwaway one."),
+    ] = None,
+    keep: Annotated[bool, typer.Option(help="Keep the files and the database afterwards.")] = False,
+) -> None:
+    """Show the whole thing on a throwaway database: a real workflow, real jobs without a network."""
+    from agent.demo import run_demo
+
+    raise typer.Exit(run_demo(uri, keep=keep))
+
+
+@contextmanager
+def _parts(ctx: typer.Context, config: Path | None) -> Iterator[Parts]:
+    from agent.config import load_config
+    from agent.loop import make_parts
+
+    parts = make_parts(load_config(chosen(ctx, config)))
+    try:
+        yield parts
+    finally:
+        parts.launchpad.close()
+
+
+@contextmanager
+def _lease(parts: Parts) -> Iterator[None]:
+    from agent.health import Health
+    from agent.lease import LeaseKeeper
+    from agent.log import set_up
+    from agent.results import DEFERRED
+
+    set_up()
+    worker = parts.config.fworker().name
+    keeper = LeaseKeeper(worker, Health(worker))
+    if not keeper.holds(parts.launchpad):
+        raise typer.Exit(DEFERRED)
+    try:
+        yield
+    finally:
+        keeper.give_back(parts.launchpad)
+
+
+def _explain_refused(parts: Parts, fw_ids: list[int], result: Result) -> bool:
+    """Note why Fireworks that were asked for by number were not launched."""
+    told = {entry["fw_id"] for entry in (*result.claimed, *result.deferred)}
+    refused = [fw_id for fw_id in fw_ids if fw_id not in told]
+    states = parts.launchpad.fw_states(refused) if refused else {}
+    for fw_id in refused:
+        state, _name = states.get(fw_id, ("not in the database", ""))
+        reason = f"Firework {fw_id} is {state}"
+        reason += ", but the queue is full or its workflow is locked" if state == "READY" else ""
+        result.ignored.append({"launch_id": None, "fw_id": fw_id, "reason": reason})
+    return bool(refused)
+
+
+def _finish(result: Result, as_json: bool, status: int | None = None) -> None:
+    from agent.cli.show import print_result
+
+    if as_json:
+        typer.echo(json.dumps(result.document()))
+    else:
+        print_result(result)
+    raise typer.Exit(result.exit_status if status is None else status)

@@ -1,0 +1,147 @@
+"""What `fwagent status` tells: the agent, the database, the launches, the backlog."""
+
+from __future__ import annotations
+
+import os
+import socket
+import time
+from typing import Any
+
+from agent.config import Config
+from agent.health import read_status
+from fwcore.errors import DatabaseUnreachable
+from fwcore.states import RANKS
+
+#: Seconds that `status` waits for the database.
+_TIMEOUT = 3.0
+
+
+def collect(config: Config) -> dict[str, Any]:
+    """Return the status document; never raises for a database that is down.
+
+    Keys: ``worker``; ``agent`` {``state``, ``host``, ``pid``, ``since``, ``last_pass``, ``mode``};
+    ``database`` {``where``, ``reachable``, ``error``, ``down_since``}; ``fireworks`` {state: count} and
+    ``launches`` {``open``, ``RESERVED``, ``RUNNING``}, null when the database is down; ``backlog``
+    {``reports``, ``oldest_seconds``}; ``counts`` since the agent's start; ``last_error``.
+    """
+    told = read_status(config.private) or {}
+    worker = config.fworker().name
+    launchpad = config.connect(timeout=_TIMEOUT)
+    document: dict[str, Any] = {
+        "worker": worker,
+        "agent": _agent(told),
+        "database": {
+            "where": launchpad.where,
+            "reachable": True,
+            "error": None,
+            "down_since": told.get("database_down_since"),
+        },
+        "fireworks": None,
+        "launches": None,
+        "backlog": _backlog(config),
+        "counts": {key: told.get(key, 0) for key in ("passes", "applied", "submitted", "deferred")},
+        "last_error": {"title": told.get("last_error"), "on": told.get("last_error_on")},
+    }
+    try:
+        lease = launchpad.lease(worker)
+        document["fireworks"] = launchpad.counts()
+        open_launches = len(launchpad.open_launches(worker))
+        document["launches"] = {"open": open_launches, **launchpad.active_count(worker)}
+    except DatabaseUnreachable as error:
+        document["database"].update(reachable=False, error=error.title)
+    else:
+        if lease is not None and lease[1]:
+            document["agent"].update(
+                state="running",
+                host=lease[0].host,
+                pid=lease[0].pid,
+                since=lease[0].since.isoformat(),
+            )
+        elif document["agent"]["state"] == "running":
+            document["agent"]["state"] = "waking"
+    finally:
+        launchpad.close()
+    return document
+
+
+def _agent(told: dict[str, Any]) -> dict[str, Any]:
+    agent = {
+        "state": "down",
+        "host": told.get("host"),
+        "pid": told.get("pid"),
+        "since": told.get("started_on"),
+        "last_pass": told.get("last_pass"),
+        "mode": told.get("mode"),
+    }
+    if agent["pid"] and agent["mode"] != "stopped":
+        agent["state"] = _seen_from_here(agent["host"], agent["pid"])
+    return agent
+
+
+def _seen_from_here(host: object, pid: object) -> str:
+    """Tell whether a process runs, if it is on this host."""
+    if host != socket.gethostname() or not isinstance(pid, int):
+        return "unknown"
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return "down"
+    except PermissionError:
+        return "unknown"
+    return "running"
+
+
+def _backlog(config: Config) -> dict[str, Any]:
+    """Return how many reports wait in the outbox and the age of the oldest, in seconds."""
+    try:
+        entries = [path for path in (config.private / "outbox").iterdir() if path.suffix == ".json"]
+        written = [path.stat().st_mtime for path in entries if not path.name.startswith(".")]
+    except OSError:
+        written = []
+    oldest = max(0.0, time.time() - min(written)) if written else None
+    return {"reports": len(written), "oldest_seconds": oldest}
+
+
+def lines(document: dict[str, Any]) -> list[str]:
+    """Return the status for people, at most 100 columns wide."""
+    agent, database, backlog = document["agent"], document["database"], document["backlog"]
+    found = [f"worker     {document['worker']}", f"agent      {_agent_line(agent)}"]
+    if database["reachable"]:
+        found.append(f"database   {database['where']}: answers")
+    else:
+        since = f" since {database['down_since']}" if database["down_since"] else ""
+        found.append(f"database   {database['where']}: does not answer{since}")
+        found.append(
+            "           nothing is lost: reports stay in the launch directories until it does"
+        )
+    if document["launches"] is not None:
+        launches, fireworks = document["launches"], document["fireworks"]
+        states = [f"{n} {state}" for state, n in sorted(fireworks.items(), key=_by_rank)]
+        found.append(f"fireworks  {', '.join(states) or 'none'}")
+        found.append(
+            f"launches   {launches['RESERVED']} in the queue, {launches['RUNNING']} running, "
+            f"{launches['open']} may still report"
+        )
+    age = backlog["oldest_seconds"]
+    waiting = (
+        f"{backlog['reports']} reports, the oldest {age:.0f} s old" if age is not None else "none"
+    )
+    found.append(f"backlog    {waiting}")
+    if document["last_error"]["title"]:
+        found.append(
+            f"last error {document['last_error']['title']} ({document['last_error']['on']})"
+        )
+    return [line if len(line) <= 100 else line[:97] + "..." for line in found]
+
+
+def _agent_line(agent: dict[str, Any]) -> str:
+    if agent["state"] == "down":
+        last = f"; it last ran on {agent['host']}" if agent["host"] else ""
+        return f"not running{last}. Start it: fwagent run"
+    where = f"on {agent['host']}, process {agent['pid']}, since {agent['since']}"
+    mode = agent["mode"] if agent["mode"] not in (None, "serving") else agent["state"]
+    return f"{mode} {where}"
+
+
+def _by_rank(item: tuple[str, int]) -> int:
+    return RANKS.get(item[0], 0)
