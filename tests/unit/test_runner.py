@@ -328,6 +328,11 @@ class TestFizzled:
         assert message in staged.stored()["_message"]
         assert not (staged.path / "ran").exists()
 
+    def test_the_task_is_told_as_it_was_given(self, stage):
+        staged = stage(call("spec['_tasks'][0].clear() or 1 / 0"))
+        assert run(str(staged.path)) == 1
+        assert staged.stored()["_task"]["_fw_name"] == "{{runner_tasks.Call}}"
+
     def test_no_tasks(self, stage):
         staged = stage()
         assert run(str(staged.path)) == 1
@@ -569,8 +574,8 @@ class TestCommand:
         assert job.stdout is not None
         assert job.stdout.readline() == b"up\n"
         job.send_signal(number)
-        # The end of stdout comes only when the child of a ScriptTask has ended too.
-        job.communicate(timeout=20)
+        # The end of stdout comes only when the child of a ScriptTask has ended too: at once.
+        job.communicate(timeout=4)
         assert job.returncode == 1
         stored = staged.stored()
         assert stored["_message"].startswith("task 2 of 3 (")
