@@ -6,6 +6,7 @@ what it found, and launches what is READY. Whatever fails is tried again; nothin
 
 from __future__ import annotations
 
+import os
 import signal
 import time
 from contextlib import suppress
@@ -74,6 +75,8 @@ class Agent:
         self._log = get_logger()
         # What may still be told about, as of the last sweep and the launches since: a cache.
         self._places: dict[int, str] = {}
+        # Launches that were seen to run, so that a ping is not told as news.
+        self._running: set[int] = set()
         self._due = {"start"}
         self._touched: set[str] = set()
         self._serving = False
@@ -98,8 +101,14 @@ class Agent:
             self._end()
 
     def _on_signal(self, number: int, _frame: FrameType | None) -> None:
-        self._stopping = self._stopping or number != signal.SIGHUP
-        self._wake.call("reload" if number == signal.SIGHUP else "stop")
+        if number == signal.SIGHUP:
+            self._wake.call("reload")
+            return
+        if self._stopping:
+            # Asked twice: a pass may hang on a dead file server, and being killed is safe at any time.
+            os._exit(128 + number)
+        self._stopping = True
+        self._wake.call("stop")
 
     def _schedule(self) -> None:
         sync = self._parts.config.sync
@@ -173,6 +182,7 @@ class Agent:
         if "sweep" in due:
             self._places = way_back.places(self._worker)
             way_back.memory.keep(self._places)
+            self._running &= self._places.keys()
             self._watch.watch_outbox(self._parts.config.private / "outbox")
             self._watch.watch_launches(self._places)
             self._parts.queue.tend()
@@ -198,7 +208,9 @@ class Agent:
 
     def _tell(self, result: Result) -> None:
         for entry in result.applied:
-            self._log.info("applied", **entry)
+            news = entry["state"] != "RUNNING" or entry["launch_id"] not in self._running
+            (self._log.info if news else self._log.debug)("applied", **entry)
+            self._running.add(entry["launch_id"])
         for entry in result.ignored:
             self._log.warning("ignored", **entry)
         for entry in result.submitted:

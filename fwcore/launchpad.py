@@ -185,7 +185,7 @@ class LaunchPad:
     ) -> LaunchPad:
         """Return the LaunchPad at a MongoDB URI; no connection is made yet.
 
-        ``timeout`` is in seconds, for finding a server; a command may take 30 times as long. Raises
+        ``timeout`` is in seconds, for finding a server; a command may take six times as long. Raises
         InvalidSettings for a URI that cannot be understood.
         """
         settings = {
@@ -193,7 +193,7 @@ class LaunchPad:
             "tz_aware": True,
             "serverSelectionTimeoutMS": round(timeout * 1000),
             "connectTimeoutMS": round(timeout * 1000),
-            "socketTimeoutMS": round(timeout * 30_000),
+            "socketTimeoutMS": round(timeout * 6000),
             **options,
         }
         try:
