@@ -34,6 +34,9 @@ __all__ = ["Job", "LocalQueue", "LocalQueueError"]
 # Secrets, and what systemd means for one process and not for its children.
 _PRIVATE = ("FWAGENT_LAUNCHPAD", "CREDENTIALS_DIRECTORY", "LISTEN_", "NOTIFY_SOCKET", "WATCHDOG_")
 
+State = Literal["PENDING", "RUNNING", "DONE", "LOST"]
+_STATES: dict[str, State] = {"pending": "PENDING", "running": "RUNNING"}
+
 
 @dataclass(frozen=True)
 class Job:
@@ -41,7 +44,7 @@ class Job:
 
     job_id: str
     launch_id: int
-    state: Literal["PENDING", "RUNNING", "DONE", "LOST"]
+    state: State
     launch_dir: str
     exit_status: int | None
     submitted_on: str
@@ -90,10 +93,7 @@ class LocalQueue:
             try:
                 self._rouse()
             except (OSError, subprocess.TimeoutExpired, LocalQueueError):
-                with contextlib.suppress(
-                    FileNotFoundError
-                ):  # not there: a server took it after all
-                    path.unlink()
+                if _removed(path):  # else a server took it after all
                     raise
         return str(job_id)
 
@@ -119,10 +119,8 @@ class LocalQueue:
         """Drop a pending job, or have a running one ended; False if there is no such job (any more)."""
         with self._exclusive():
             key = self._find(job_id, "pending")
-            if key:
-                with contextlib.suppress(FileNotFoundError):  # it starts just now
-                    self._spool.path("pending", key).unlink()
-                    return True
+            if key and _removed(self._spool.path("pending", key)):
+                return True
             key = self._find(job_id, "running")
             if key:
                 self._spool.note(key, ".cancel").touch()
@@ -163,9 +161,9 @@ class LocalQueue:
         return Job(
             job_id=str(ids(key)[0]),
             launch_id=ids(key)[1],
-            state=record["state"] if folder == "done" else folder.upper(),
+            state=_STATES.get(folder) or record["state"],
             launch_dir=record["launch_dir"],
-            exit_status=record["exit_status"] if folder == "done" else None,
+            exit_status=record.get("exit_status"),
             submitted_on=record["submitted_on"],
         )
 
@@ -229,6 +227,14 @@ class LocalQueue:
 
 def _public(environment: Mapping[str, str]) -> dict[str, str]:
     return {name: value for name, value in environment.items() if not name.startswith(_PRIVATE)}
+
+
+def _removed(path: Path) -> bool:
+    try:
+        path.unlink()
+    except FileNotFoundError:
+        return False
+    return True
 
 
 def _next_id(counter: IO[str], keys: list[str]) -> int:

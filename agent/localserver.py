@@ -15,13 +15,11 @@ import os
 import re
 import signal
 import time
-from typing import IO, TYPE_CHECKING
+from pathlib import Path
+from typing import IO
 
 from agent.localspool import Record, Spool, boot_id, ids, living, me, read, rewrite, try_lock
 from fwrunner.protocol import timestamp, write_atomic
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 KEEP_DONE = 1000
 GRACE = 5.0  # seconds from SIGTERM to SIGKILL
@@ -31,14 +29,14 @@ _SIGNALS = (signal.SIGCHLD, signal.SIGHUP, signal.SIGINT, signal.SIGTERM, signal
 # Faults of this host and not of the job: too many processes or open files, no memory.
 _TRANSIENT = (errno.EAGAIN, errno.ENOMEM, errno.EMFILE, errno.ENFILE)
 
-# The process that a job is known by. It says who it is, unless another one already did, and stays through
-# a signal to the whole group to tell how the script ("$@") ended.
+# The process that a job is known by. It says who it is, unless another one does or did (then the record has
+# moved on), and stays through a signal to the whole group to tell how the script ("$@") ended.
 _WRAPPER = """\
-note=$1 directory=$2
-shift 2
+note=$1 record=$2 directory=$3
+shift 3
 { read -r self </proc/$$/stat; } 2>/dev/null || self=$$
 set -C
-{ echo "$self" >"$note.start"; } 2>/dev/null || exit 125
+{ echo "$self" >"$note.start"; } 2>/dev/null && test -e "$record" || exit 125
 set +C
 trap : HUP INT TERM
 cd "$directory" && "$@"
@@ -99,8 +97,9 @@ class Server:
             if path.stem not in running:
                 path.unlink()
         for path in self._spool.root.glob("*/.*.tmp"):
-            if time.time() - path.stat().st_mtime > 3600:
-                path.unlink()
+            with contextlib.suppress(FileNotFoundError):
+                if time.time() - path.stat().st_mtime > 3600:
+                    path.unlink()
         for key in running:
             self._settle(key, rebooted=rebooted)
         self._sign()
@@ -168,7 +167,8 @@ class Server:
         return self._spawn(key, record)
 
     def _spawn(self, key: str, record: Record) -> bool:
-        arguments = [str(self._spool.note(key)), record["launch_dir"], *_argv(record["script"])]
+        files = str(self._spool.note(key)), str(self._spool.path("running", key))
+        arguments = [*files, record["launch_dir"], *_argv(record["script"])]
         output = f"{record['launch_dir']}/{_slug(record['name'])}-{ids(key)[0]}"
         append = os.O_WRONLY | os.O_CREAT | os.O_APPEND
         try:
@@ -254,7 +254,7 @@ class Server:
 def _argv(script: str) -> list[str]:
     """What runs a script: what its first line asks for, also where the file is not executable."""
     with contextlib.suppress(OSError):  # then sh will say what is wrong
-        with open(script, "rb") as file:
+        with Path(script).open("rb") as file:
             line = file.readline(256)
         if line.startswith(b"#!") and line[2:].strip():
             return [*map(os.fsdecode, line[2:].strip().split(maxsplit=1)), script]

@@ -67,7 +67,7 @@ class Spool:
         """
         found = set()
         for folder in folders:
-            for name in os.listdir(self.root / folder):
+            for name in os.listdir(self.root / folder):  # noqa: PTH208 - names are enough
                 if match := _KEY.fullmatch(name):
                     found.add(match[1])
                 elif not name.startswith("."):  # else it is being written
@@ -91,9 +91,10 @@ class Spool:
     @property
     def max_running(self) -> int:
         """The limit that counts now; 0 is none."""
-        with contextlib.suppress(ValueError):
-            return int(read(self.root / "limit.json").partition(":")[2].strip(" }"))
-        return 0
+        try:
+            return int(json.loads(read(self.root / "limit.json"))["max_running"])
+        except (ValueError, TypeError, KeyError):
+            return 0
 
     @max_running.setter
     def max_running(self, limit: int) -> None:
@@ -159,9 +160,11 @@ def living(line: str) -> int | None:
     apart. Where there is no ``/proc``, the line is but the id, and that has to do.
     """
     try:
-        pid = int(line.split()[0])
+        pid = int(line.partition(" ")[0])
         os.kill(pid, 0)
-    except (IndexError, ValueError, OverflowError, OSError):
+    except (ValueError, OverflowError, OSError):
+        return None
+    if pid <= 1:  # never what we started, and signals to it would reach others
         return None
     then, now = _state_and_start(line), _state_and_start(read(Path(f"/proc/{pid}/stat")))
     return pid if then[1] == now[1] and now[0] not in ("Z", "X") else None
