@@ -172,7 +172,8 @@ def _by_id(members: list[Any]) -> dict[int, Mapping[str, Any]]:
     for position, member in enumerate(members):
         firework = _checked_firework(member, f"fws[{position}]")
         fw_id = firework.get("fw_id", -1 if len(members) == 1 else None)
-        if not isinstance(fw_id, int) or fw_id in fireworks:
+        usable = isinstance(fw_id, int) and not isinstance(fw_id, bool)
+        if not usable or fw_id in fireworks:
             what = "has no" if fw_id is None else "has a repeated or unusable"
             raise InvalidWorkflow(
                 f"fws[{position}] {what} 'fw_id': {fw_id!r}", "give every Firework its own integer"
@@ -195,7 +196,7 @@ def _checked_firework(source: Any, where: str) -> Mapping[str, Any]:
         raise InvalidWorkflow(
             f"{where} has launches", "add new workflows only; remove 'launches' from the file"
         )
-    if source.get("state", "WAITING") not in RANKS:
+    if source.get("state", "WAITING") not in tuple(RANKS):
         raise InvalidWorkflow(f"{where}: unknown state {source['state']!r}", _NEW_WORKFLOW_HINT)
     return source  # type: ignore[no-any-return]
 

@@ -41,6 +41,8 @@ def read_launchpad_file(path: Path) -> tuple[str, str, dict[str, Any]]:
     if not isinstance(options, Mapping):
         raise InvalidSettings(f"{path}: mongoclient_kwargs is no object", _LAUNCHPAD_HINT)
     host = settings.get("host") or "localhost"
+    if not isinstance(host, str):
+        raise InvalidSettings(f"{path}: host is no text", _LAUNCHPAD_HINT)
     if settings.get("uri_mode"):
         if not settings.get("name"):
             raise InvalidSettings(f"{path}: uri_mode needs `name`", _LAUNCHPAD_HINT)
@@ -53,7 +55,11 @@ def read_launchpad_file(path: Path) -> tuple[str, str, dict[str, Any]]:
     # FireWorks authenticates against the database itself unless told otherwise.
     source = settings.get("authsource") or name
     login = f"{quote_plus(str(user))}:{quote_plus(str(password or ''))}@"
-    return f"mongodb://{login}{host}:{port}/?authSource={quote_plus(source)}", name, dict(options)
+    return (
+        f"mongodb://{login}{host}:{port}/?authSource={quote_plus(str(source))}",
+        name,
+        dict(options),
+    )
 
 
 def read_worker_file(path: Path) -> Worker:
