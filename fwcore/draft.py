@@ -20,13 +20,22 @@ Document = dict[str, Any]
 
 
 @dataclass
+class Missing(Exception):
+    """A rule needs documents that were not read: whole ``fireworks``, ``launches``, or only ``flags``."""
+
+    fireworks: set[int] = field(default_factory=set)
+    launches: set[int] = field(default_factory=set)
+    flags: set[int] = field(default_factory=set)
+
+
+@dataclass
 class World:
     """The documents a plan may use, as they were read under the locks.
 
     ``workflows`` are the locked ones, keyed by nothing; ``fireworks``, ``launches`` are keyed by their
     ids; ``runs`` holds the offline runs of each launch; ``tolerant`` tells of Fireworks that were not
     read whole whether they have ``_allow_fizzled_parents``; ``refused`` tells for a Firework whose
-    workflow is not locked by us the reason.
+    workflow is not locked by us the reason; ``gone`` is what was looked for and does not exist.
     """
 
     workflows: list[Document] = field(default_factory=list)
@@ -35,6 +44,7 @@ class World:
     runs: dict[int, list[Document]] = field(default_factory=dict)
     tolerant: dict[int, bool] = field(default_factory=dict)
     refused: dict[int, str] = field(default_factory=dict)
+    gone: Missing = field(default_factory=Missing)
 
 
 @dataclass(frozen=True)
@@ -48,15 +58,6 @@ class Write:
     filter: Document
     update: Document
     many: bool = False
-
-
-@dataclass
-class Missing(Exception):
-    """A rule needs documents that were not read: whole ``fireworks``, ``launches``, or only ``flags``."""
-
-    fireworks: set[int] = field(default_factory=set)
-    launches: set[int] = field(default_factory=set)
-    flags: set[int] = field(default_factory=set)
 
 
 class Ignore(Exception):
@@ -108,12 +109,15 @@ class Draft:
         """Return a Firework as it will be."""
         found = self._fireworks.get(fw_id) or self.world.fireworks.get(fw_id)
         if found is None:
+            self._require([fw_id])
             raise Missing(fireworks={fw_id})
         return found
 
     def launch(self, launch_id: int) -> Document:
         """Return a launch as it will be."""
         found = self._launches.get(launch_id) or self.world.launches.get(launch_id)
+        if found is None and launch_id in self.world.gone.launches:
+            raise Defer(f"launch {launch_id} is not in the database")
         if found is None:
             raise Missing(launches={launch_id})
         return found
@@ -255,6 +259,8 @@ class Draft:
 
     def _require(self, fw_ids: Iterable[int]) -> None:
         unknown = set(fw_ids) - set(self.world.fireworks)
+        if gone := unknown & self.world.gone.fireworks:
+            raise Defer(f"Firework {min(gone)} is not in the database")
         if unknown:
             raise Missing(fireworks=unknown)
 

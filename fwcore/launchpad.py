@@ -48,7 +48,6 @@ from fwcore.draft import Missing, World, Write
 from fwcore.errors import (
     DatabaseRefused,
     DatabaseUnreachable,
-    FwagentError,
     InvalidSettings,
     NotInitialized,
 )
@@ -58,7 +57,7 @@ from fwcore.plan import (
     is_heartbeat,
     plan_cancel,
     plan_claim,
-    plan_heartbeat,
+    plan_heartbeats,
     plan_reports,
 )
 from fwcore.settings import read_launchpad_file
@@ -486,21 +485,15 @@ class LaunchPad:
         for report in reports:
             launch = launches.get(report.launch_id)
             (beats if launch and is_heartbeat(launch, report) else rest).append(report)
-        result = self._apply_heartbeats(launches, beats)
+        result = Applied()
+        if beats:
+            world = World(launches=launches)
+            self._read_runs(world, {report.launch_id for report in beats})
+            plan = plan_heartbeats(world, beats)
+            self._execute(plan.writes)
+            result.extend(plan)
         if rest:
             result.extend(self._apply_locked(rest))
-        return result
-
-    def _apply_heartbeats(self, launches: Mapping[int, Document], beats: list[Report]) -> Applied:
-        writes, result = [], Applied()
-        for report in beats:
-            launch = launches[report.launch_id]
-            write = plan_heartbeat(launch, report)
-            outcome = Outcome(report.launch_id, launch["fw_id"], "RUNNING")
-            (result.known if write is None else result.applied).append(outcome)
-            if write is not None:
-                writes.append(write)
-        self._execute(writes)
         return result
 
     def _apply_locked(self, reports: list[Report]) -> Plan:
@@ -573,9 +566,12 @@ class LaunchPad:
                 for fw_id in wanted & set(workflow["nodes"]):
                     wanted = wanted | set(workflow["links"].get(str(fw_id), []))
         numbers = set(launch_ids)
-        for run in self._db.offline_runs.find({"launch_id": {"$in": list(numbers)}}):
-            world.runs.setdefault(run["launch_id"], []).append(run)
+        self._read_runs(world, numbers)
         self._read_more(world, Missing(fireworks=wanted | set(owners), launches=numbers))
+
+    def _read_runs(self, world: World, launch_ids: Iterable[int]) -> None:
+        for run in self._db.offline_runs.find({"launch_id": {"$in": list(launch_ids)}}):
+            world.runs.setdefault(run["launch_id"], []).append(run)
 
     def _read_more(self, world: World, missing: Missing) -> None:
         fireworks = self._by_id("fireworks", "fw_id", missing.fireworks)
@@ -601,13 +597,9 @@ class LaunchPad:
             try:
                 return make()
             except Missing as missing:
-                before = (len(world.fireworks), len(world.launches), len(world.tolerant))
                 self._read_more(world, missing)
-                if before == (len(world.fireworks), len(world.launches), len(world.tolerant)):
-                    raise FwagentError(
-                        f"documents are missing in the database: {missing}",
-                        "a workflow refers to Fireworks or launches that are gone; see `lpad admin orphaned`",
-                    ) from None
+                world.gone.fireworks |= missing.fireworks - world.fireworks.keys()
+                world.gone.launches |= missing.launches - world.launches.keys()
 
     def _by_id(self, collection: str, key: str, ids: Iterable[int]) -> dict[int, Document]:
         wanted = list(ids)

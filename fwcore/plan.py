@@ -12,7 +12,7 @@ checkpoints, states a person has set), this does the right thing; see docs/compa
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
@@ -65,13 +65,28 @@ def plan_heartbeat(launch: Document, report: Report) -> Write | None:
     return launch_write(launch, changed)
 
 
+def plan_heartbeats(world: World, reports: Iterable[Report]) -> Plan:
+    """Return the plan of reports that are heartbeats; needs their launches and offline runs only."""
+    plan = Plan()
+    genuine = _genuine(world, reports, plan.ignored)
+    for report in _most_advanced(genuine).values():
+        launch = world.launches[report.launch_id]
+        write = plan_heartbeat(launch, report)
+        outcome = Outcome(report.launch_id, launch["fw_id"], "RUNNING")
+        (plan.known if write is None else plan.applied).append(outcome)
+        if write is not None:
+            plan.writes.append(write)
+    return plan
+
+
 def plan_reports(world: World, reports: Iterable[Report], now: datetime) -> Plan:
     """Return the plan of a batch; several reports of one launch count as the most advanced of them.
 
     Raises Missing when ``world`` lacks documents.
     """
     plan = Plan()
-    remaining = list(_most_advanced(reports).values())
+    foreign: list[Outcome] = []
+    remaining = list(_most_advanced(_genuine(world, reports, foreign)).values())
     draft = Draft(world, now)
     position = 0
     while position < len(remaining):
@@ -83,19 +98,17 @@ def plan_reports(world: World, reports: Iterable[Report], now: datetime) -> Plan
             plan.ignored.append(_rejected(world, report, str(why)))
         except Defer as why:
             plan.deferred.append(_rejected(world, report, str(why)))
+            remaining.pop(position)
             if draft.changes != before:
                 # Part of it is in the draft already: begin again without it.
-                remaining.pop(position)
                 draft, position = Draft(world, now), 0
                 for outcomes in (plan.applied, plan.known, plan.ignored):
                     outcomes.clear()
-                continue
+            continue
         else:
-            if draft.changes != before:
-                plan.applied.append(outcome)
-            else:
-                plan.known.append(outcome)
+            (plan.applied if draft.changes != before else plan.known).append(outcome)
         position += 1
+    plan.ignored += foreign
     plan.writes = draft.writes()
     plan.released = draft.released()
     return plan
@@ -113,25 +126,31 @@ def plan_cancel(world: World, launch_ids: Iterable[int], now: datetime) -> Plan:
     """Return the writes that take reservations back: READY again, the launch archived, the run retired."""
     plan = Plan()
     draft = Draft(world, now)
-    for launch_id in launch_ids:
+    for launch_id in dict.fromkeys(launch_ids):
         launch = world.launches.get(launch_id)
-        if launch is None or launch["state"] != "RESERVED":
-            reason = f"is {launch['state']}, not RESERVED" if launch else "is not in the database"
-            plan.ignored.append(Outcome(launch_id, reason=f"launch {launch_id} {reason}"))
-            continue
-        owners = draft.owners(launch_id)
-        if refused := [world.refused[fw_id] for fw_id in owners if fw_id in world.refused]:
-            plan.deferred.append(Outcome(launch_id, launch["fw_id"], reason=refused[0]))
-            continue
-        _cancel(draft, launch, owners)
-        plan.applied.append(Outcome(launch_id, launch["fw_id"], "READY"))
+        fw_id = launch["fw_id"] if launch else None
+        try:
+            _cancel(draft, launch_id)
+        except Ignore as why:
+            plan.ignored.append(Outcome(launch_id, fw_id, reason=str(why)))
+        except Defer as why:
+            plan.deferred.append(Outcome(launch_id, fw_id, reason=str(why)))
+        else:
+            plan.applied.append(Outcome(launch_id, fw_id, "READY"))
     plan.writes = draft.writes()
     plan.released = draft.released()
     return plan
 
 
-def _cancel(draft: Draft, launch: Document, owners: list[int]) -> None:
-    launch_id = launch["launch_id"]
+def _cancel(draft: Draft, launch_id: int) -> None:
+    launch = draft.world.launches.get(launch_id)
+    if launch is None:
+        raise Ignore(f"launch {launch_id} is not in the database")
+    if launch["state"] != "RESERVED":
+        raise Ignore(f"launch {launch_id} is {launch['state']}, not RESERVED")
+    owners = draft.owners(launch_id)
+    for fw_id in owners:
+        draft.workflow(fw_id)
     history = [*launch["state_history"], {"state": "READY", "created_on": iso(draft.now)}]
     draft.change_launch(launch_id, state="READY", state_history=history)
     for fw_id in owners:
@@ -145,6 +164,19 @@ def _cancel(draft: Draft, launch: Document, owners: list[int]) -> None:
         )
         draft.refresh(fw_id)
     draft.change_runs(launch_id, deprecated=True)
+
+
+def _genuine(world: World, reports: Iterable[Report], foreign: list[Outcome]) -> Iterator[Report]:
+    """Yield the reports that are of the launch they name; the others are ``foreign``, each told once."""
+    for report in reports:
+        try:
+            _check_identity(world, report)
+        except Ignore as why:
+            outcome = _rejected(world, report, str(why))
+            if outcome not in foreign:
+                foreign.append(outcome)
+        else:
+            yield report
 
 
 def _most_advanced(reports: Iterable[Report]) -> dict[int, Report]:
@@ -165,10 +197,7 @@ def _rejected(world: World, report: Report, reason: str) -> Outcome:
 
 
 def _apply(draft: Draft, report: Report) -> Outcome:
-    launch = draft.world.launches.get(report.launch_id)
-    if launch is None:
-        raise Ignore("the launch is not in this database")
-    _check_identity(launch, draft.world.runs.get(report.launch_id, []), report)
+    launch = draft.world.launches[report.launch_id]
     owners = draft.owners(report.launch_id)
     if not owners:
         raise Ignore("the launch is archived: its Firework was rerun or cancelled meanwhile")
@@ -188,7 +217,11 @@ def _apply(draft: Draft, report: Report) -> Outcome:
     return Outcome(report.launch_id, launch["fw_id"], report.state)
 
 
-def _check_identity(launch: Document, runs: list[Document], report: Report) -> None:
+def _check_identity(world: World, report: Report) -> None:
+    launch = world.launches.get(report.launch_id)
+    if launch is None:
+        raise Ignore("the launch is not in this database")
+    runs = world.runs.get(report.launch_id, [])
     if report.fw_id not in (None, launch["fw_id"]):
         raise Ignore(f"the report is of Firework {report.fw_id}, the launch of {launch['fw_id']}")
     tokens = {run.get("fwagent", {}).get("token") for run in runs} - {None}
