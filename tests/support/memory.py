@@ -7,7 +7,7 @@ leads into the other) is an error here too, and so is every operator but ``$set`
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from datetime import datetime, timedelta, timezone
 from typing import Any
 
@@ -197,28 +197,33 @@ class Memory:
     def plan(self, *reports: Report) -> Plan:
         """Plan reports twice, with everything read and with what the plan asks for; both must agree."""
         full, before = self.world(), self.world()
-        plan = plan_reports(full, reports, self.now)
+        plan = self._planned(full, reports)
+        before.gone = full.gone
         assert full == before, "the documents that were read have been altered"
-        frugal = self.frugal_world(r.launch_id for r in reports)
-        assert self._planned(frugal, lambda: plan_reports(frugal, reports, self.now)) == plan
+        frugal = self.frugal_world(report.launch_id for report in reports)
+        assert self._planned(frugal, reports) == plan
         return plan
 
-    def _planned(self, world: World, make: Callable[[], Plan]) -> Plan:
+    def _planned(self, world: World, reports: Iterable[Report]) -> Plan:
         while True:
             try:
-                return make()
+                return plan_reports(world, reports, self.now)
             except Missing as missing:
                 self._hand_over(world, missing)
 
     def _hand_over(self, world: World, missing: Missing) -> None:
         everything = self.world()
         assert missing.fireworks | missing.launches | missing.flags, "nothing is missing"
-        assert not missing.fireworks & world.fireworks.keys()
-        assert not missing.launches & world.launches.keys()
-        for number in missing.fireworks:
-            world.fireworks[number] = everything.fireworks[number]
-        for number in missing.launches:
-            world.launches[number] = everything.launches[number]
+        known = (*world.fireworks, *world.gone.fireworks)
+        assert not missing.fireworks & set(known), "asked for twice"
+        known = (*world.launches, *world.gone.launches)
+        assert not missing.launches & set(known), "asked for twice"
+        found = everything.fireworks.keys() & missing.fireworks
+        world.fireworks.update({number: everything.fireworks[number] for number in found})
+        world.gone.fireworks |= missing.fireworks - found
+        found = everything.launches.keys() & missing.launches
+        world.launches.update({number: everything.launches[number] for number in found})
+        world.gone.launches |= missing.launches - found
         for number in missing.flags:
             spec = everything.fireworks[number]["spec"]
             world.tolerant[number] = bool(spec.get("_allow_fizzled_parents"))
