@@ -15,6 +15,7 @@ from fwcore import action as actions
 from fwcore.diff import history_update, update_between
 from fwcore.documents import firework_object, iso, milliseconds
 from fwcore.states import FINAL, HELD, acceptable_parents, representative, workflow_state
+from fwrunner.protocol.action import InvalidAction, apply_modifiers
 
 Document = dict[str, Any]
 
@@ -229,9 +230,9 @@ class Draft:
         for target in targets:
             specs[target] = {**self.firework(target)["spec"], **action["update_spec"]}
             try:
-                actions.apply_modifiers(specs[target], action["mod_spec"])
-            except actions.InvalidAction as error:
-                raise actions.InvalidAction(f"{error} (in Firework {target})") from error
+                apply_modifiers(specs[target], action["mod_spec"])
+            except InvalidAction as error:
+                raise InvalidAction(f"{error} (in Firework {target})") from error
         return specs
 
     def _apply_action(self, fw_id: int) -> None:
@@ -241,7 +242,7 @@ class Draft:
             raise Defer("an earlier launch's action adds Fireworks, which cannot be applied yet")
         try:
             specs = self.specs_after(fw_id, action)
-        except actions.InvalidAction as error:
+        except InvalidAction as error:
             raise Defer(f"the action of Firework {fw_id} cannot be applied: {error}") from error
         for target, spec in specs.items():
             self.change_firework(target, spec=spec, updated_on=iso(self.now))

@@ -696,6 +696,23 @@ class LaunchPad:
                 for state in sorted(ACTIVE)
             }
 
+    # ----------------------------------------------------------------- a database made for a while
+
+    def collections(self) -> list[str]:
+        """Return the names of the collections that there are; none in a database that nobody uses."""
+        with _reaching(self.where):
+            return sorted(self._db.list_collection_names())
+
+    def documents(self, collection: str) -> list[Document]:
+        """Return all documents of a collection, as they are: for a small database."""
+        with _reaching(self.where):
+            return list(self._db[collection].find())
+
+    def drop(self) -> None:
+        """Remove the whole database: for a caller that has made it itself, under a name of its own."""
+        with _reaching(self.where):
+            self._db.client.drop_database(self.name)
+
     # --------------------------------------------------------------------- registered directories
 
     def register(self, worker: str, launch_id: int, launch_dir: str) -> None:

@@ -23,6 +23,7 @@ from fwcore.documents import iso
 from fwcore.draft import Defer, Draft, Ignore, World, Write, launch_write
 from fwcore.states import ACTIVE
 from fwrunner.protocol import Report
+from fwrunner.protocol.action import InvalidAction
 
 Document = dict[str, Any]
 
@@ -237,7 +238,7 @@ def _applicable(draft: Draft, owners: list[int], report: Report) -> Report:
         return report
     try:
         action = actions.normalized(report.fwaction or {})
-    except actions.InvalidAction as error:
+    except InvalidAction as error:
         return _fizzled(report, f"the action cannot be stored: {error}")
     if report.state == "COMPLETED":
         if growth := [key for key in actions.GROWTH if action[key]]:
@@ -245,7 +246,7 @@ def _applicable(draft: Draft, owners: list[int], report: Report) -> Report:
         try:
             for fw_id in owners:
                 draft.specs_after(fw_id, action)
-        except actions.InvalidAction as error:
+        except InvalidAction as error:
             return _fizzled(report, f"the action cannot be applied: {error}", action)
     return report._replace(fwaction=action)
 

@@ -5,26 +5,13 @@ FireWorks calls it an FWAction. Here it is a plain dict that has every key of ``
 
 import datetime as dt
 import json
-from typing import Any, Callable, Dict, Iterable, Tuple
+from typing import Any, Callable, Dict, List, Tuple
 
 from fwrunner.protocol import MAX_INT
+from fwrunner.protocol.action import EMPTY, InvalidAction, apply_modifiers
 
 Action = Dict[str, Any]
 Path = Tuple[str, ...]
-
-#: Every key of an FWAction with its default, in FireWorks' order.
-EMPTY: Action = {
-    "stored_data": {},
-    "exit": False,
-    "update_spec": {},
-    "mod_spec": [],
-    "additions": [],
-    "detours": [],
-    "append_wfs": [],
-    "defuse_children": False,
-    "defuse_workflow": False,
-    "propagate": False,
-}
 
 #: After an action that has one of these, the remaining tasks of the Firework are skipped.
 SKIPS = ("exit", "additions", "detours", "append_wfs", "defuse_children", "defuse_workflow")
@@ -94,14 +81,12 @@ def plain(value: Any, path: Path = ()) -> Any:
     return _container(value, path)
 
 
-def apply_mods(spec: Dict[str, Any], mods: Iterable[Any]) -> None:
-    """Apply a mod_spec to a spec in place, as FireWorks does (but ``_pull_all`` works)."""
-    for mod in mods:
-        for verb, settings in mod.items():
-            try:
-                _apply(spec, verb, settings)
-            except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
-                raise Fault(f"its mod_spec {verb!r:.40} fails: {_type(error)}: {error}") from error
+def apply_mods(spec: Action, mods: List[Any]) -> None:
+    """Apply a mod_spec to the spec of the running Firework."""
+    try:
+        apply_modifiers(spec, mods)
+    except InvalidAction as error:
+        raise Fault(f"its mod_spec fails: {error}") from error
 
 
 def _quietly(function: Callable[[], Any]) -> Any:
@@ -176,73 +161,3 @@ def _type(value: Any) -> str:
     kind = type(value)
     prefix = "" if kind.__module__ == "builtins" else f"{kind.__module__}."
     return prefix + kind.__qualname__
-
-
-def _apply(spec: Dict[str, Any], verb: str, settings: Any) -> None:
-    if verb == "_rename":
-        for key in settings:
-            if key in spec:
-                spec[settings[key]] = spec.pop(key)
-        return
-    if verb not in _VERBS:
-        raise ValueError(f"not one of {', '.join(_VERBS)}, _rename")
-    for key in settings:
-        *parents, last = key.split("->")
-        target: Any = spec
-        for parent in parents:
-            target = target.setdefault(parent, {})
-        _VERBS[verb](target, last, None if verb == "_unset" else settings[key])
-
-
-def _push(target: Any, key: str, value: Any) -> None:
-    if key in target:
-        target[key].append(value)
-    else:
-        target[key] = [value]
-
-
-def _push_all(target: Any, key: str, value: Any) -> None:
-    if key in target:
-        target[key].extend(value)
-    else:
-        target[key] = list(value) if isinstance(value, (list, tuple)) else value
-
-
-def _inc(target: Any, key: str, value: Any) -> None:
-    target[key] = target[key] + value if key in target else value
-
-
-def _add_to_set(target: Any, key: str, value: Any) -> None:
-    if key not in target:
-        target[key] = value
-    elif value not in _list_at(target, key):
-        target[key].append(value)
-
-
-def _pull_all(target: Any, key: str, values: Any) -> None:
-    if key in target:
-        target[key] = [item for item in _list_at(target, key) if item not in values]
-
-
-def _pop(target: Any, key: str, value: Any) -> None:
-    if value in (1, -1):
-        _list_at(target, key).pop(-1 if value == 1 else 0)
-
-
-def _list_at(target: Any, key: str) -> Any:
-    if not isinstance(target[key], (list, tuple)):
-        raise TypeError(f"{key!r:.40} is no list")
-    return target[key]
-
-
-_VERBS: Dict[str, Callable[[Any, str, Any], None]] = {
-    "_set": lambda target, key, value: target.__setitem__(key, value),
-    "_unset": lambda target, key, _: target.__delitem__(key),
-    "_push": _push,
-    "_push_all": _push_all,
-    "_inc": _inc,
-    "_add_to_set": _add_to_set,
-    "_pull": lambda target, key, value: _pull_all(target, key, [value]),
-    "_pull_all": _pull_all,
-    "_pop": _pop,
-}

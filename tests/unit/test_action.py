@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fwcore.action import GROWTH, InvalidAction, apply_modifiers, failure, normalized
+from fwcore.action import GROWTH, failure, normalized
+from fwrunner.protocol.action import InvalidAction, apply_modifiers
 
 SPEC = {
     "n": 1,
