@@ -207,9 +207,12 @@ class Agent:
         self._watch.watch_launches(self._places)
 
     def _tell(self, result: Result) -> None:
+        latencies = self._parts.way_back.latencies
         for entry in result.applied:
-            news = entry["state"] != "RUNNING" or entry["launch_id"] not in self._running
-            (self._log.info if news else self._log.debug)("applied", **entry)
+            ended = entry["state"] != "RUNNING"
+            news = ended or entry["launch_id"] not in self._running
+            delay = {"latency": latencies.get(entry["launch_id"])} if ended else {}
+            (self._log.info if news else self._log.debug)("applied", **entry, **delay)
             self._running.add(entry["launch_id"])
         for entry in result.ignored:
             self._log.warning("ignored", **entry)
@@ -217,7 +220,7 @@ class Agent:
             self._log.info("submitted", **entry)
         for entry in result.deferred:
             self._log.debug("deferred", **entry)
-        latency = max(self._parts.way_back.latencies, default=None)
+        latency = max(latencies.values(), default=None)
         if result.released:
             self._log.info("released", fw_ids=sorted(result.released), latency=latency)
         self._health.add(result, latency, open_launches=len(self._places))

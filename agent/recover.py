@@ -56,8 +56,8 @@ class WayBack:
         self._outbox = outbox
         self._max_size = max_size
         self.memory = Memory()
-        #: Seconds from a final report's writing to its being in the database, of the last pass.
-        self.latencies: list[float] = []
+        #: {launch_id: seconds from its final report's writing to its being in the database}, of the last pass.
+        self.latencies: dict[int, float] = {}
 
     def places(
         self, worker: str | None, fw_ids: Iterable[int] | None = None, registered_for: str = ""
@@ -78,7 +78,7 @@ class WayBack:
 
     def recover(self, places: Mapping[int, str], result: Result, *, outbox: bool = True) -> None:
         """Apply everything that the outbox and these launch directories tell."""
-        self.latencies = []
+        self.latencies = {}
         if outbox:
             for entries in _batches(self._entries(), BATCH):
                 self._apply_entries(entries, result)
@@ -144,11 +144,11 @@ class WayBack:
         now = self._launchpad.now().timestamp()
         ended = {outcome.launch_id for outcome in applied.applied if outcome.state != "RUNNING"}
         self._launchpad.forget_registered(ended)
-        self.latencies += [
-            now - item.written
+        self.latencies |= {
+            item.report.launch_id: now - item.written
             for item in found
             if item.report.final and item.report.launch_id in ended and item.written
-        ]
+        }
         return applied
 
 
