@@ -32,7 +32,7 @@ WHEEL_BINARY = "fiftyone/db/bin/mongod"
 # down, and no client that retries it gets connected to itself.
 _PORTS = range(20000, 32000)
 
-# Becomes mongod by exec. PR_SET_PDEATHSIG (1) makes the kernel kill it when its parent dies, SIGKILL
+# Becomes the command by exec. PR_SET_PDEATHSIG (1) makes the kernel kill it when its parent dies, SIGKILL
 # included; a parent that died before the call is seen by the changed parent id. Done here and not in a
 # preexec_fn, which may deadlock in a process with threads.
 _EXEC_BOUND_TO_PARENT = """\
@@ -43,6 +43,12 @@ if sys.platform == "linux":
 if os.getppid() == parent:
     os.execv(argv[0], argv)
 """
+
+
+def bound_to_parent(command: Sequence[str]) -> list[str]:
+    """The command line that runs a command (by its absolute path) and has it killed when we die."""
+    launcher = [sys.executable, "-I", "-S", "-c", _EXEC_BOUND_TO_PARENT, str(os.getpid())]
+    return [*launcher, *command]
 
 
 class MongodError(RuntimeError):
@@ -192,8 +198,7 @@ class Mongod:
         self.stop()
 
     def _command(self, binary: Path) -> list[str]:
-        launcher = [sys.executable, "-I", "-S", "-c", _EXEC_BOUND_TO_PARENT, str(os.getpid())]
-        command = [*launcher, str(binary.resolve())]
+        command = bound_to_parent([str(binary.resolve())])
         command += ["--bind_ip", "127.0.0.1", "--port", str(self.port), "--nounixsocket"]
         command += ["--dbpath", str(self.directory / "data"), "--wiredTigerCacheSizeGB", "0.25"]
         command += ["--quiet", "--setParameter", "diagnosticDataCollectionEnabled=false"]
