@@ -1,0 +1,259 @@
+"""The main job with real FireWorks on either side of it: added, run or recovered by the other."""
+
+import json
+import subprocess
+import sys
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.support.fireworks import REPOSITORY, FireWorks
+from tests.support.mongod import Client
+
+WORKFLOW = {
+    "name": "relax and fit",
+    "fws": [
+        {
+            "fw_id": -1,
+            "name": "relax",
+            "spec": {
+                "_priority": 2,
+                "_tasks": [
+                    {"_fw_name": "ScriptTask", "script": "echo relaxed", "store_stdout": True},
+                    {"_fw_name": "PyTask", "func": "math.sqrt", "args": [16.0], "outputs": ["a"]},
+                ],
+            },
+        },
+        {
+            "fw_id": -2,
+            "name": "volume",
+            "spec": {
+                "_tasks": [
+                    {
+                        "_fw_name": "PyTask",
+                        "func": "math.pow",
+                        "inputs": ["a"],
+                        "args": [2.0],
+                        "outputs": ["v"],
+                        "stored_data_varname": "volume",
+                    }
+                ]
+            },
+        },
+        {
+            "fw_id": -3,
+            "name": "fit",
+            "spec": {"_tasks": [{"_fw_name": "ScriptTask", "script": "test -f FW.json"}]},
+        },
+    ],
+    "links": {"-1": [-2], "-2": [-3]},
+    "metadata": {"project": "interop"},
+}
+
+#: FireWorks' own classes load a document and write it back: [collection, stored, written back].
+RELOAD = """
+from fireworks import Firework, Launch, Workflow
+lp = launchpad()
+result = []
+for stored in lp.launches.find({}, {"_id": 0}):
+    result.append(["launches", stored, lp.get_launch_by_id(stored["launch_id"]).to_db_dict()])
+for stored in lp.fireworks.find({}, {"_id": 0}):
+    result.append(["fireworks", stored, lp.get_fw_by_id(stored["fw_id"]).to_db_dict()])
+for stored in lp.workflows.find({}, {"_id": 0}):
+    result.append(["workflows", stored, lp.get_wf_by_fw_id(stored["nodes"][0]).to_db_dict()])
+"""
+
+
+class Fwagent:
+    """The command `fwagent` with a configuration for the database and the worker of `FireWorks`."""
+
+    def __init__(self, fireworks: FireWorks, root: Path, queue: str) -> None:
+        self.root = root
+        self.config = fireworks.home / "fwagent.toml"
+        runner = f"{sys.executable} -m fwrunner"
+        self.config.write_text(
+            f'[launchpad]\nfile = "{fireworks.launchpad_file}"\n'
+            f'[worker]\nfile = "{fireworks.config / "my_fworker.yaml"}"\n'
+            f'[launch]\nroot = "{root}"\n'
+            f'[queue]\ntype = "{queue}"\nrunner = "{runner}"\n',
+            encoding="utf-8",
+        )
+
+    def __call__(self, *args: str, status: int = 0) -> dict[str, Any]:
+        """Run a command with --json and return what it printed."""
+        command = [sys.executable, "-m", "agent", *args, "--json", "--config", str(self.config)]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+        assert done.returncode == status, done.stdout + done.stderr
+        answer: dict[str, Any] = json.loads(done.stdout)
+        return answer
+
+
+@pytest.fixture
+def workflow_file(tmp_path: Path) -> Path:
+    path = tmp_path / "workflow.json"
+    path.write_text(json.dumps(WORKFLOW), encoding="utf-8")
+    return path
+
+
+@pytest.fixture
+def fwagent(fireworks: FireWorks, tmp_path: Path) -> Fwagent:
+    return Fwagent(fireworks, tmp_path / "launches", "none")
+
+
+def run_fwrunner(launch_dir: str | Path) -> None:
+    """Run a launch directory as a job script does."""
+    command = [sys.executable, "-m", "fwrunner", str(launch_dir)]
+    subprocess.run(command, cwd=REPOSITORY, check=True, timeout=60)
+
+
+def instants(value: Any) -> Any:
+    """Return a value with every date, in whatever form, as an instant in ms."""
+    if isinstance(value, dict):
+        return {key: instants(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [instants(item) for item in value]
+    if isinstance(value, str) and len(value) >= 19 and value[10:11] == "T":
+        value = datetime.fromisoformat(value)
+    if isinstance(value, datetime):
+        aware = value if value.tzinfo else value.replace(tzinfo=timezone.utc)
+        return ("instant", int(aware.timestamp() * 1000))
+    return value
+
+
+def assert_fireworks_would_write_the_same(fireworks: FireWorks) -> None:
+    for collection, stored, written in fireworks.python(RELOAD):
+        before, after = instants(stored), instants(written)
+        if collection == "workflows":
+            before.pop("locked", None)
+            for side in (before, after):
+                side["nodes"] = sorted(side["nodes"])
+        assert after == before, collection
+
+
+def wflow_states(fireworks: FireWorks) -> dict[str, str]:
+    shown = json.loads(f"[{fireworks.lpad('get_wflows', '-d', 'more').stdout}]")
+    return {workflow["name"].rsplit("--", 1)[0]: workflow["state"] for workflow in shown}
+
+
+def test_added_by_lpad_and_done_by_fwagent(
+    fireworks: FireWorks, fwagent: Fwagent, workflow_file: Path
+) -> None:
+    fireworks.lpad("add", workflow_file)
+
+    for _generation in WORKFLOW["fws"]:
+        [claimed] = fwagent("launch")["claimed"]
+        assert claimed["launch_dir"].startswith(str(fwagent.root))
+        run_fwrunner(claimed["launch_dir"])
+        [applied] = fwagent("recover")["applied"]
+        assert applied["launch_id"] == claimed["launch_id"]
+        assert applied["state"] == "COMPLETED"
+        assert_fireworks_would_write_the_same(fireworks)
+
+    assert wflow_states(fireworks) == {"relax and fit": "COMPLETED"}
+    assert fwagent("launch")["claimed"] == []
+    stored = fireworks.python(
+        "result = {f['name']: f['spec'].get('v') for f in launchpad().fireworks.find()}"
+    )
+    assert stored == {"relax": None, "volume": None, "fit": 16.0}
+
+
+def test_staged_by_fwagent_and_run_by_rlaunch(
+    fireworks: FireWorks, fwagent: Fwagent, workflow_file: Path
+) -> None:
+    fireworks.lpad("add", workflow_file)
+    [claimed] = fwagent("launch", "--stage-only")["claimed"]
+    ours = json.loads((Path(claimed["launch_dir"]) / "FW_offline.json").read_text())["fwagent"]
+
+    fireworks.rlaunch("singleshot", "--offline", cwd=Path(claimed["launch_dir"]))
+
+    written = json.loads((Path(claimed["launch_dir"]) / "FW_offline.json").read_text())
+    assert written["fwagent"] == ours, "rlaunch keeps the keys that it does not know"
+    recovered = fwagent("recover")
+    assert recovered["applied"] == [
+        {"launch_id": claimed["launch_id"], "fw_id": claimed["fw_id"], "state": "COMPLETED"}
+    ]
+    assert_fireworks_would_write_the_same(fireworks)
+    states = fireworks.python(
+        "result = {f['name']: f['state'] for f in launchpad().fireworks.find()}"
+    )
+    assert states == {"relax": "COMPLETED", "volume": "READY", "fit": "WAITING"}
+
+
+def test_reserved_by_qlaunch_run_by_fwrunner_recovered_by_lpad(
+    fireworks: FireWorks, workflow_file: Path, tmp_path: Path
+) -> None:
+    fireworks.lpad("add", workflow_file)
+    launch_dir = tmp_path / "stock"
+    launch_dir.mkdir()
+    fireworks.qlaunch("-r", "--launch_dir", launch_dir, "singleshot")
+    [job] = fireworks.submissions()
+
+    run_fwrunner(job.directory)
+
+    assert "1 job(s) recovered" in fireworks.lpad("recover_offline", cwd=tmp_path).stdout
+    found = fireworks.python("""
+    lp = launchpad()
+    result = {
+        "states": {f["name"]: f["state"] for f in lp.fireworks.find()},
+        "spec": lp.fireworks.find_one({"name": "volume"})["spec"]["a"],
+        "stdout": lp.launches.find_one()["action"]["stored_data"]["stdout"],
+        "run": lp.offline_runs.find_one({}, {"_id": 0, "completed": 1, "deprecated": 1}),
+    }
+    """)
+    assert found["states"] == {"relax": "COMPLETED", "volume": "READY", "fit": "WAITING"}
+    assert found["spec"] == 4.0
+    assert found["stdout"] == "relaxed\n"
+    assert found["run"] == {"completed": True, "deprecated": False}
+
+
+def test_a_launch_that_qlaunch_made_is_found_without_registering(
+    fireworks: FireWorks, fwagent: Fwagent, workflow_file: Path, mongo_client: Client, db_name: str
+) -> None:
+    fireworks.lpad("add", workflow_file)
+    fireworks.qlaunch("-r", "rapidfire", "--nlaunches", "1")
+    [job] = fireworks.submissions()
+    [listed] = fwagent("dirs")["dirs"]
+    assert (listed["launch_dir"], listed["source"]) == (str(job.directory), "database")
+
+    run_fwrunner(job.directory)
+
+    [applied] = fwagent("recover")["applied"]
+    assert applied["state"] == "COMPLETED"
+    launch = mongo_client[db_name].launches.find_one() or {}
+    assert launch["state_history"][0]["reservation_id"] == "1"
+    assert_fireworks_would_write_the_same(fireworks)
+    assert fwagent("recover")["applied"] == []
+
+
+def test_a_firework_that_fails_keeps_its_checkpoint_for_a_rerun(
+    fireworks: FireWorks, fwagent: Fwagent, tmp_path: Path
+) -> None:
+    tasks = [
+        {"_fw_name": "PyTask", "func": "math.sqrt", "args": [4.0], "outputs": ["kept"]},
+        {"_fw_name": "ScriptTask", "script": "exit 3"},
+    ]
+    workflow = tmp_path / "failing.json"
+    workflow.write_text(
+        json.dumps({"fws": [{"fw_id": 1, "spec": {"_tasks": tasks}}], "links": {}, "metadata": {}})
+    )
+    fireworks.lpad("add", workflow)
+    [claimed] = fwagent("launch")["claimed"]
+    failed = subprocess.run(
+        [sys.executable, "-m", "fwrunner", claimed["launch_dir"]],
+        cwd=REPOSITORY,
+        check=False,
+        capture_output=True,
+        timeout=60,
+    )
+    assert failed.returncode == 1
+    [applied] = fwagent("recover")["applied"]
+    assert applied["state"] == "FIZZLED"
+    assert_fireworks_would_write_the_same(fireworks)
+
+    fireworks.lpad("rerun_fws", "-i", "1", "--task-level")
+
+    spec = fireworks.python("result = launchpad().fireworks.find_one()['spec']")
+    assert spec["_recovery"]["_task_n"] == 1
+    assert spec["_recovery"]["_all_update_spec"] == {"kept": 2.0}
