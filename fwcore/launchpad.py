@@ -49,6 +49,7 @@ from fwcore.errors import (
     DatabaseRefused,
     DatabaseUnreachable,
     InvalidSettings,
+    InvalidWorkflow,
     NotInitialized,
 )
 from fwcore.plan import (
@@ -71,6 +72,7 @@ Document = dict[str, Any]
 BATCH = 500
 #: Bytes of the largest action and checkpoint that fit into a launch: MongoDB's 16 MiB less the rest.
 MAX_ACTION_SIZE = 15 * 1024 * 1024
+MAX_DOCUMENT_SIZE = 16 * 1024 * 1024
 
 _ENTRY_COLLECTIONS = ("fireworks", "launches", "workflows", "offline_runs")
 
@@ -248,7 +250,12 @@ class LaunchPad:
                     f"the database {self.name!r} holds FireWorks documents but no id counter",
                     "restore 'fw_id_assigner' from a backup, or look with `lpad introspect`",
                 )
-            self._db.fw_id_assigner.insert_one({"_id": -1, "next_fw_id": 1, "next_launch_id": 1})
+            try:
+                self._db.fw_id_assigner.insert_one(
+                    {"_id": -1, "next_fw_id": 1, "next_launch_id": 1}
+                )
+            except DuplicateKeyError:
+                return False  # somebody else does it right now
             for collection, indexes in documents.INDEXES.items():
                 models = [
                     IndexModel(keys, unique=unique, background=True) for keys, unique in indexes
@@ -285,10 +292,12 @@ class LaunchPad:
         with _reaching(self.where):
             first_id = self._allocate("next_fw_id", count)
             document, fireworks, ids = documents.new_workflow(workflow, first_id, self._clock())
+            for each in (*fireworks, document):
+                _check_storable(each)
             # Nobody may pick a root before its workflow is there.
             ready = [firework for firework in fireworks if firework["state"] == "READY"]
             held = [
-                {**firework, "state": "WAITING"} if firework in ready else firework
+                {**firework, "state": "WAITING"} if firework["state"] == "READY" else firework
                 for firework in fireworks
             ]
             new_ids = list(ids.values())
@@ -814,6 +823,22 @@ def _lease(document: Mapping[str, Any]) -> Lease:
         expires_at=document.get("expires_at", never),
         since=document.get("since", never),
     )
+
+
+def _check_storable(document: Document) -> None:
+    what = f"Firework {document['name']!r}" if "fw_id" in document else "the workflow itself"
+    try:
+        size = len(bson.encode(document))
+    except (bson.errors.BSONError, OverflowError, UnicodeEncodeError, RecursionError) as error:
+        raise InvalidWorkflow(
+            f"{what} cannot be stored: {error}",
+            "specs and metadata hold what JSON holds, and integers of at most 64 bits",
+        ) from None
+    if size > MAX_DOCUMENT_SIZE:
+        raise InvalidWorkflow(
+            f"{what} has {size} bytes; MongoDB stores at most {MAX_DOCUMENT_SIZE} in a document",
+            "put large data into files, and their paths into the spec",
+        )
 
 
 def _member(world: World, fw_id: int) -> bool:
