@@ -90,4 +90,7 @@ class WayOut:
         if isinstance(error, DatabaseUnreachable):
             raise error
         self._launchpad.cancel([claim.launch_id])
+        result.claimed = [
+            entry for entry in result.claimed if entry["launch_id"] != claim.launch_id
+        ]
         result.defer(claim.launch_id, claim.fw_id, error.title)

@@ -16,6 +16,7 @@ from types import FrameType
 
 from apscheduler.schedulers.background import BackgroundScheduler
 
+from agent.backoff import Backoff
 from agent.config import Config, load_config
 from agent.health import Health, StatusFile
 from agent.launch import WayOut
@@ -24,13 +25,14 @@ from agent.log import get_logger
 from agent.queue import Queue, open_queue
 from agent.recover import WayBack
 from agent.results import Result
-from agent.stage import prepare_root
+from agent.stage import StageError, prepare_root
 from agent.watch import Wake, Watch
 from fwcore.errors import DatabaseUnreachable, FwagentError
 from fwcore.launchpad import LaunchPad
 
-#: Seconds between two tries while something of ours fails: doubled from the first to the last.
-FIRST_BACKOFF, LAST_BACKOFF = 1.0, 60.0
+#: Seconds between two passes while they fail, and between two tries to launch: first and last pause.
+PASS_BACKOFF = (1.0, 60.0)
+LAUNCH_BACKOFF = (10.0, 300.0)
 
 
 @dataclass
@@ -81,8 +83,8 @@ class Agent:
         self._touched: set[str] = set()
         self._serving = False
         self._stopping = False
-        self._backoff = FIRST_BACKOFF
-        self._retry_at = 0.0
+        self._passes = Backoff(*PASS_BACKOFF)
+        self._launches = Backoff(*LAUNCH_BACKOFF)
 
     def run(self) -> None:
         """Turn until SIGTERM or SIGINT; SIGHUP reads the configuration anew."""
@@ -133,11 +135,11 @@ class Agent:
     def _wait(self) -> None:
         """Wait for a reason to turn. While something fails, the end of the backoff is the only one."""
         while not self._stopping:
-            pause = self._retry_at - time.monotonic()
+            pause = self._passes.remaining
             reasons, places = self._wake.wait(pause if pause > 0 else RENEW_SECONDS)
             self._due |= reasons
             self._touched |= places
-            if time.monotonic() >= self._retry_at or "reload" in reasons:
+            if self._passes.remaining <= 0 or "reload" in reasons:
                 return
 
     def _turn(self) -> None:
@@ -196,15 +198,31 @@ class Agent:
 
     def _launch(self, due: set[str], result: Result) -> None:
         ended = any(entry["state"] != "RUNNING" for entry in result.applied)
-        if not (result.released or ended or "reserve" in due):
+        if self._launches.remaining > 0 or not (result.released or ended or "reserve" in due):
             return
         capacity = self._parts.way_out.capacity()
         if capacity == 0 and ended:
             # The job that has just reported may not have left the queue yet.
             self._due.add("reserve")
-        self._parts.way_out.launch(capacity, result)
+        failed = len(result.deferred)
+        try:
+            self._parts.way_out.launch(capacity, result)
+        except StageError as error:
+            # What cannot go out must not slow down what comes back.
+            self._cannot_launch(error.title)
+        else:
+            if len(result.deferred) > failed and not result.claimed:
+                self._cannot_launch(result.deferred[-1]["reason"])
+            elif self._launches.succeeded():
+                self._log.info("launching again")
         self._places.update((claim["launch_id"], claim["launch_dir"]) for claim in result.claimed)
         self._watch.watch_launches(self._places)
+
+    def _cannot_launch(self, reason: str) -> None:
+        if not self._launches.failing or reason != self._health.last_error:
+            self._log.error("cannot launch", reason=reason)
+        self._health.failed(reason)
+        self._launches.failed()
 
     def _tell(self, result: Result) -> None:
         latencies = self._parts.way_back.latencies
@@ -227,16 +245,15 @@ class Agent:
         self._health.watched, self._health.watch_trouble = self._watch.count, self._watch.trouble
 
     def _failed(self, error: FwagentError) -> None:
-        if self._backoff == FIRST_BACKOFF or error.title != self._health.last_error:
-            self._log.error(error.title, hint=error.hint, next_try_in=self._backoff)
+        news = not self._passes.failing or error.title != self._health.last_error
+        pause = self._passes.failed()
+        if news:
+            self._log.error(error.title, hint=error.hint, next_try_in=pause)
         self._health.failed(error.title)
-        self._retry_at = time.monotonic() + self._backoff
-        self._backoff = min(self._backoff * 2, LAST_BACKOFF)
 
     def _succeeded(self) -> None:
-        if self._backoff != FIRST_BACKOFF:
+        if self._passes.succeeded():
             self._log.info("recovered", after=self._health.last_error)
-        self._backoff, self._retry_at = FIRST_BACKOFF, 0.0
         self._health.passed()
 
     def _read_config_again(self) -> None:
