@@ -43,7 +43,10 @@ def _expanded(path: Path) -> Path:
     text = os.path.expandvars(str(path))
     if unset := re.search(r"\$(\w+|\{\w+\})", text):
         raise ValueError(f"the environment variable {unset[0]} is not set")
-    return Path(text).expanduser()
+    try:
+        return Path(text).expanduser()
+    except RuntimeError:
+        raise ValueError(f"there is no home directory for {path.parts[0]}") from None
 
 
 def _absolute(path: Path) -> Path:
@@ -95,7 +98,10 @@ class LaunchSection(_Section):
 class QueueSection(_Section):
     """The batch queue."""
 
-    type: Literal["slurm", "pbs", "sge", "lsf", "local", "none"] = Field(default="slurm")
+    type: Literal["slurm", "pbs", "sge", "lsf", "local", "none"] = Field(
+        default="slurm",
+        description="the batch system; local: jobs on this host, none: you submit the scripts",
+    )
     file: Expanded | None = Field(default=None, description="a my_qadapter.yaml")
     options: dict[str, Any] = Field(default_factory=dict, description="for the submit script")
     runner: str | None = Field(default=None, min_length=1, description="what the job script runs")
@@ -190,7 +196,11 @@ class Config(_Section):
 
 def config_path(given: Path | None) -> Path:
     """Return the configuration file: the given one, else ``$FWAGENT_CONFIG``, else the default one."""
-    return (given or Path(os.environ.get(PATH_VARIABLE) or DEFAULT_PATH)).expanduser()
+    path = given or Path(os.environ.get(PATH_VARIABLE) or DEFAULT_PATH)
+    try:
+        return path.expanduser()
+    except RuntimeError:
+        raise ConfigError(f"there is no home directory for {path.parts[0]}") from None
 
 
 def load_config(given: Path | None = None) -> Config:
