@@ -1,0 +1,396 @@
+"""The agent as a user has it: a configuration file, the command ``fwagent``, and the daemon as a process.
+
+Nothing here waits for a fixed time: `Daemon.wait_for` reads the log, one JSON object per line, until what is
+wanted has been said or the deadline is over. Every line of the log must be such an object, so a traceback, a
+warning of a library or a stray print fails the test that meets it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from agent.mongod import Mongod
+from fwcore import documents
+from fwcore.launchpad import Claim, LaunchPad
+from fwcore.worker import Worker
+from fwrunner.protocol import FW_JSON, OFFLINE_JSON, OUTBOX_PATH, timestamp
+from tests.support.mongod import Client, write_launchpad_file
+
+Document = dict[str, Any]
+
+#: The command as it is installed, beside the Python that runs the tests.
+FWAGENT = [str(Path(sys.executable).with_name("fwagent"))]
+DEADLINE = 20.0
+WORKER = "test-worker"
+TASKS = [{"_fw_name": "ScriptTask", "script": "true"}]
+
+#: What the tests give a configuration unless they say otherwise: no timer fires by itself.
+NEVER = 86400
+_QUIET = {"sweep_interval": NEVER, "outbox_interval": NEVER, "reserve_interval": NEVER}
+
+# Becomes fwagent with a lease that is worth waiting for.
+_SHORT_LEASE = """\
+import agent.lease, agent.loop
+agent.lease.LEASE_SECONDS = 1.5
+agent.lease.RENEW_SECONDS = agent.loop.RENEW_SECONDS = 0.3
+from agent.cli import main
+main()
+"""
+SHORT_LEASE = [sys.executable, "-c", _SHORT_LEASE]
+
+
+@dataclass(frozen=True)
+class Done:
+    """What a command printed and how it ended."""
+
+    status: int
+    stdout: str
+    stderr: str
+
+    @property
+    def json(self) -> Document:
+        """The one JSON object on stdout, and nothing else there."""
+        found = json.loads(self.stdout)
+        assert isinstance(found, dict), self.stdout
+        return found
+
+
+class Site:
+    """One user on one login node: a launch root, a configuration, and a database."""
+
+    def __init__(self, home: Path, server: Mongod, db_name: str, worker: str = WORKER) -> None:
+        self.home = home
+        self.server = server
+        self.db_name = db_name
+        self.worker = worker
+        self.root = home / "fireworks"
+        self.config = home / "config.toml"
+        self.environment = {
+            name: value
+            for name, value in os.environ.items()
+            if not name.startswith(("FWAGENT_", "CREDENTIALS_"))
+        }
+        self.environment.update(HOME=str(home), COLUMNS="200", NO_COLOR="1", FWAGENT_LOG="json")
+        home.mkdir(parents=True, exist_ok=True)
+        self.configure()
+
+    def configure(self, **sections: Mapping[str, Any]) -> Path:
+        """Write the configuration; what is given is added to each section, None takes a key away."""
+        tree: dict[str, dict[str, Any]] = {
+            "launchpad": {"uri": self.server.uri, "name": self.db_name},
+            "worker": {"name": self.worker},
+            "launch": {"root": str(self.root)},
+            "queue": {"type": "none"},
+            "sync": dict(_QUIET),
+        }
+        for section, keys in sections.items():
+            tree.setdefault(section, {}).update(keys)
+        return write_toml(self.config, tree)
+
+    def impatient_launchpad(self) -> dict[str, Any]:
+        """A ``[launchpad]`` whose ``my_launchpad.yaml`` bounds every wait for the database by a second."""
+        path = write_launchpad_file(self.home / "my_launchpad.yaml", self.server, self.db_name)
+        limits = dict.fromkeys(
+            ("serverSelectionTimeoutMS", "connectTimeoutMS", "socketTimeoutMS"), 1000
+        )
+        text = path.read_text(encoding="utf-8")
+        text = text.replace("mongoclient_kwargs: {}", f"mongoclient_kwargs: {json.dumps(limits)}")
+        path.write_text(text, encoding="utf-8")
+        return {"file": str(path), "uri": None, "name": None}
+
+    # --------------------------------------------------------------------------- the commands
+
+    def run(self, *arguments: object, status: int | None = 0, config: bool = True) -> Done:
+        """Run ``fwagent``; ``status`` is the exit status it must have (None: any)."""
+        chosen = ["--config", str(self.config)] if config else []
+        done = subprocess.run(
+            [*FWAGENT, *chosen, *map(str, arguments)],
+            env=self.environment,
+            cwd=self.home,
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+        result = Done(done.returncode, done.stdout, done.stderr)
+        assert status in (None, done.returncode), result
+        assert "Traceback" not in done.stderr, done.stderr
+        return result
+
+    def json(self, *arguments: object, status: int | None = 0) -> Document:
+        """Run ``fwagent ... --json``; return its object."""
+        return self.run(*arguments, "--json", status=status).json
+
+    @contextmanager
+    def daemon(
+        self, *options: str, command: Sequence[str] = FWAGENT, serving: bool = True
+    ) -> Iterator[Daemon]:
+        """``fwagent run``, until the block is left; it must then end well by SIGTERM, if it still runs."""
+        daemon = Daemon([*command, "--config", str(self.config), "run", *options], self)
+        try:
+            if serving:
+                daemon.wait_for("serving")
+            yield daemon
+            if daemon.running:
+                daemon.terminate()
+        finally:
+            daemon.kill()
+        assert not daemon.noise, f"not a JSON log: {daemon.noise}"
+
+    # ---------------------------------------------------------------------- the compute nodes
+
+    @property
+    def outbox(self) -> Path:
+        return self.root / OUTBOX_PATH
+
+    @property
+    def ignored(self) -> Path:
+        """Where reports go that are nobody's here."""
+        return self.outbox.parent / "ignored"
+
+    def fwrunner(self, launch_dir: str | Path) -> Done:
+        """Run the Firework of a launch directory, as a job does."""
+        done = subprocess.run(
+            [sys.executable, "-m", "fwrunner", str(launch_dir)],
+            env=self.environment,
+            cwd=self.home,
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+        return Done(done.returncode, done.stdout, done.stderr)
+
+
+class Daemon:
+    """A running ``fwagent run``."""
+
+    def __init__(self, command: Sequence[str], site: Site) -> None:
+        self._process = subprocess.Popen(
+            command,
+            env=site.environment,
+            cwd=site.home,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+            errors="replace",
+        )
+        #: What has been logged so far, and what was printed besides.
+        self.log: list[Document] = []
+        self.noise: list[str] = []
+        self._news = threading.Condition()
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
+        self._seen = 0
+
+    def _read(self) -> None:
+        assert self._process.stderr is not None
+        with self._process.stderr as stream:
+            for line in stream:
+                with self._news:
+                    self._take(line)
+                    self._news.notify_all()
+        with self._news:
+            self._reader_ended = True
+            self._news.notify_all()
+
+    _reader_ended = False
+
+    def _take(self, line: str) -> None:
+        try:
+            entry = json.loads(line)
+        except ValueError:
+            self.noise.append(line)
+        else:
+            self.log.append(entry)
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    @property
+    def running(self) -> bool:
+        return self._process.poll() is None
+
+    def logged(self, event: str, **fields: Any) -> list[Document]:
+        """Return all entries so far with this event and these fields."""
+        with self._news:
+            return [entry for entry in self.log if _is(entry, event, fields)]
+
+    def wait_for(self, event: str, *, timeout: float = DEADLINE, **fields: Any) -> Document:
+        """Return the next entry with this event and these fields, after those returned before."""
+        deadline = time.monotonic() + timeout
+        with self._news:
+            while True:
+                for position in range(self._seen, len(self.log)):
+                    if _is(self.log[position], event, fields):
+                        self._seen = position + 1
+                        return self.log[position]
+                left = deadline - time.monotonic()
+                if left <= 0 or self._reader_ended:
+                    raise AssertionError(
+                        f"no {event!r} with {fields} in {timeout} s: {self.tail()}"
+                    )
+                self._news.wait(left)
+
+    def tail(self) -> str:
+        """The end of the log, for messages."""
+        return "\n".join(["", *map(str, self.log[-15:]), *self.noise[-15:]])
+
+    def send(self, number: signal.Signals) -> None:
+        self._process.send_signal(number)
+
+    def reload(self) -> None:
+        self.send(signal.SIGHUP)
+
+    def terminate(self, timeout: float = 5.0) -> float:
+        """SIGTERM; return the seconds it took to end, which must be with status 0."""
+        before = time.monotonic()
+        self.send(signal.SIGTERM)
+        try:
+            status = self._process.wait(timeout)
+        except subprocess.TimeoutExpired:
+            raise AssertionError(f"still runs {timeout} s after SIGTERM: {self.tail()}") from None
+        self._reader.join(timeout=5)
+        assert status == 0, self.tail()
+        return time.monotonic() - before
+
+    def kill(self) -> None:
+        """SIGKILL, if it still runs."""
+        if self.running:
+            self.send(signal.SIGKILL)
+        self._process.wait()
+        self._reader.join(timeout=5)
+
+
+def _is(entry: Document, event: str, fields: Mapping[str, Any]) -> bool:
+    return entry.get("event") == event and all(
+        key in entry and entry[key] == value for key, value in fields.items()
+    )
+
+
+# -------------------------------------------------------------------------------- the database
+
+
+class Store:
+    """The documents of one database, and what other programs than ours do to them."""
+
+    def __init__(self, client: Client, db_name: str, uri: str) -> None:
+        self.db = client[db_name]
+        self.launchpad = LaunchPad.from_uri(uri, db_name)
+        self.launchpad.initialize()
+
+    def add(
+        self, *specs: Mapping[str, Any], links: Mapping[int, list[int]] | None = None
+    ) -> list[int]:
+        """Add a workflow of Fireworks numbered from 1; return their fw_ids."""
+        fws = [
+            {"fw_id": number, "name": f"fw{number}", "spec": {"_tasks": TASKS, **spec}}
+            for number, spec in enumerate(specs or ({},), 1)
+        ]
+        return list(self.launchpad.add({"fws": fws, "links": links or {}}).values())
+
+    def state(self, fw_id: int) -> str:
+        """The state of a Firework; the copy in its workflow must be the same."""
+        firework = self.db.fireworks.find_one({"fw_id": fw_id})
+        workflow = self.db.workflows.find_one({"nodes": fw_id})
+        assert firework is not None
+        assert workflow is not None
+        assert workflow["fw_states"][str(fw_id)] == firework["state"]
+        return str(firework["state"])
+
+    def states(self) -> dict[int, str]:
+        return {fw["fw_id"]: self.state(fw["fw_id"]) for fw in self.db.fireworks.find()}
+
+    def launch(self, launch_id: int) -> Document:
+        found = self.db.launches.find_one({"launch_id": launch_id})
+        assert found is not None
+        return found
+
+    def locks(self) -> int:
+        """How many workflows are locked."""
+        return self.db.workflows.count_documents({"locked": {"$exists": True}})
+
+    def stock_launches(self, parent: Path, worker: str = WORKER, n: int = 1) -> list[Claim]:
+        """Reserve as `qlaunch -r` with an offline rlaunch does: nothing of ours in files or documents."""
+        claims = self.launchpad.claim(
+            Worker(worker), n, place=lambda _fw, number: str(parent / f"launcher_{number}")
+        )
+        for claim in claims:
+            launch_dir = Path(claim.launch_dir)
+            launch_dir.mkdir(parents=True)
+            in_place(launch_dir / FW_JSON, claim.firework)
+            in_place(launch_dir / OFFLINE_JSON, {"launch_id": claim.launch_id})
+            launch = {"fw_id": claim.fw_id, "launch_id": claim.launch_id}
+            run = documents.new_offline_run(
+                launch, claim.firework["name"], "", self.launchpad.now()
+            )
+            del run["fwagent"]
+            self.db.offline_runs.insert_one(run)
+        return claims
+
+    def rerun(self, fw_id: int) -> None:
+        """`lpad rerun_fws`: its launches are archived, and it is READY again."""
+        firework = self.db.fireworks.find_one({"fw_id": fw_id})
+        assert firework is not None
+        self.db.fireworks.update_one(
+            {"fw_id": fw_id},
+            {"$set": {"state": "READY", "launches": [], "archived_launches": firework["launches"]}},
+        )
+        self.db.workflows.update_one({"nodes": fw_id}, {"$set": {f"fw_states.{fw_id}": "READY"}})
+
+
+def in_place(path: Path, document: Mapping[str, Any]) -> None:
+    """Write as FireWorks does: truncate, then write."""
+    path.write_text(json.dumps(document), encoding="utf-8")
+
+
+def stock_report(claim: Claim, state: str = "COMPLETED", **action: Any) -> Document:
+    """What stock ``rlaunch singleshot --offline`` has in ``FW_offline.json`` at the end."""
+    whole = {
+        "stored_data": {}, "exit": False, "update_spec": {}, "mod_spec": [], "additions": [],
+        "detours": [], "defuse_children": False, "defuse_workflow": False, "append_wfs": [],
+        "propagate": False,
+    }  # fmt: skip
+    return {
+        "launch_id": claim.launch_id,
+        "started_on": timestamp(),
+        "checkpoint": None,
+        "fwaction": {**whole, **action},
+        "state": state,
+        "completed_on": timestamp(),
+    }
+
+
+# -------------------------------------------------------------------------------- the configuration
+
+
+def write_toml(path: Path, tree: Mapping[str, Mapping[str, Any]], mode: int = 0o600) -> Path:
+    """Write sections of keys; None leaves a key out."""
+    lines: list[str] = []
+    for section, keys in tree.items():
+        lines.append(f"[{section}]")
+        lines += [f"{key} = {_toml(value)}" for key, value in keys.items() if value is not None]
+    path.write_text("\n".join([*lines, ""]), encoding="utf-8")
+    path.chmod(mode)
+    return path
+
+
+def _toml(value: Any) -> str:
+    if isinstance(value, Mapping):
+        return "{" + ", ".join(f"{json.dumps(k)} = {_toml(v)}" for k, v in value.items()) + "}"
+    if isinstance(value, (list, tuple)):
+        return "[" + ", ".join(map(_toml, value)) + "]"
+    return json.dumps(value)
