@@ -74,6 +74,9 @@ BATCH = 500
 MAX_ACTION_SIZE = 15 * 1024 * 1024
 MAX_DOCUMENT_SIZE = 16 * 1024 * 1024
 
+#: Documents of a reply: without it the server hands out 101, then asks to be asked again.
+_WHOLE = 100_000
+
 _ENTRY_COLLECTIONS = ("fireworks", "launches", "workflows", "offline_runs")
 
 
@@ -354,7 +357,7 @@ class LaunchPad:
         order = [("spec._priority", DESCENDING), ("created_on", ASCENDING)]
         wanted = {"fw_id": 1, "name": 1, "spec._trackers": 1, "spec._launch_dir": 1}
         cursor = self._db.fireworks.find({"$and": [query, {"fw_id": ids}]}, wanted)
-        return list(cursor.sort(order).limit(n))
+        return list(cursor.sort(order).limit(n).batch_size(_WHOLE))
 
     def _reserve(
         self, worker: Worker, found: Sequence[Document], place: PlaceLaunch
@@ -399,7 +402,8 @@ class LaunchPad:
             ordered=False,
         )
         # A launch id is never used twice, so holding it proves that the update was ours.
-        cursor = self._db.fireworks.find({"launches": {"$in": list(ids.values())}})
+        query = {"launches": {"$in": list(ids.values())}}
+        cursor = self._db.fireworks.find(query, batch_size=_WHOLE)
         return {firework["fw_id"]: firework for firework in cursor}
 
     def _discard(self, launches: Iterable[Document]) -> None:
@@ -516,7 +520,8 @@ class LaunchPad:
             return plan
 
     def _owners(self, launch_ids: Iterable[int]) -> list[int]:
-        cursor = self._db.fireworks.find({"launches": {"$in": list(launch_ids)}}, {"fw_id": 1})
+        query = {"launches": {"$in": list(launch_ids)}}
+        cursor = self._db.fireworks.find(query, {"fw_id": 1}, batch_size=_WHOLE)
         return [firework["fw_id"] for firework in cursor]
 
     @contextmanager
@@ -532,7 +537,7 @@ class LaunchPad:
             self._db.workflows.update_many(
                 {**members, "locked": {"$exists": False}}, {"$set": {"locked": token}}
             )
-            for workflow in self._db.workflows.find(members):
+            for workflow in self._db.workflows.find(members, batch_size=_WHOLE):
                 if workflow.get("locked") == token:
                     world.workflows.append(self._whole_workflow(workflow))
                 else:
@@ -579,7 +584,8 @@ class LaunchPad:
         self._read_more(world, Missing(fireworks=wanted | set(owners), launches=numbers))
 
     def _read_runs(self, world: World, launch_ids: Iterable[int]) -> None:
-        for run in self._db.offline_runs.find({"launch_id": {"$in": list(launch_ids)}}):
+        query = {"launch_id": {"$in": list(launch_ids)}}
+        for run in self._db.offline_runs.find(query, batch_size=_WHOLE):
             world.runs.setdefault(run["launch_id"], []).append(run)
 
     def _read_more(self, world: World, missing: Missing) -> None:
@@ -616,7 +622,7 @@ class LaunchPad:
             return {}
         return {
             document[key]: document
-            for document in self._db[collection].find({key: {"$in": wanted}})
+            for document in self._db[collection].find({key: {"$in": wanted}}, batch_size=_WHOLE)
         }
 
     def _commit(self, plan: Plan, token: str) -> None:
