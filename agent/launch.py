@@ -8,7 +8,7 @@ from pathlib import Path
 from agent.config import Config
 from agent.queue import Queue
 from agent.results import Result
-from agent.stage import Placement, StageError, prepare_root, stage, unfinished_launch
+from agent.stage import Placement, StageError, earlier_launch, prepare_root, stage
 from fwcore.errors import DatabaseUnreachable, FwagentError
 from fwcore.launchpad import Claim, LaunchPad
 from fwcore.worker import Worker
@@ -64,10 +64,11 @@ class WayOut:
         return staged
 
     def _refuse_occupied(self, claim: Claim) -> None:
-        earlier = unfinished_launch(Path(claim.launch_dir), claim)
+        # Its report may be in no other place than the files that staging replaces.
+        earlier = earlier_launch(Path(claim.launch_dir), claim)
         if earlier is not None and self._launchpad.active_launches([earlier]):
             raise StageError(
-                f"{claim.launch_dir} is in use by launch {earlier}, which has not ended",
+                f"{claim.launch_dir} is in use by launch {earlier}, whose end is not in the database",
                 "give the Fireworks different `_launch_dir`s, or wait",
             )
 

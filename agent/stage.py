@@ -23,10 +23,8 @@ from fwrunner.protocol import (
     OUTBOX_PATH,
     PING_JSON,
     PROTOCOL,
-    NotYet,
     Unreadable,
     read_json,
-    read_report,
     utcnow,
     write_atomic,
 )
@@ -70,19 +68,29 @@ class Placement:
         return self._last.strftime(TIME_FORMAT)
 
     def _newest_block(self) -> tuple[Path, int]:
-        blocks = sorted(name for name in _listing(self._root) if name.startswith("block_"))
-        if not blocks:
-            return self._root / f"block_{self._stamp()}", LAUNCHES_PER_BLOCK
-        block = self._root / blocks[-1]
-        launches = sum(name.startswith("launcher_") for name in _listing(block))
-        return block, LAUNCHES_PER_BLOCK - launches
+        for block in sorted(_listing(self._root), reverse=True):
+            if not block.name.startswith("block_"):
+                continue
+            try:
+                launches = _listing(block)
+            except NotADirectoryError:
+                continue
+            taken = sum(path.name.startswith("launcher_") for path in launches)
+            return block, LAUNCHES_PER_BLOCK - taken
+        return self._root / f"block_{self._stamp()}", LAUNCHES_PER_BLOCK
 
 
-def _listing(directory: Path) -> list[str]:
+def _listing(directory: Path) -> list[Path]:
     try:
-        return [path.name for path in directory.iterdir()]
+        return list(directory.iterdir())
+    except NotADirectoryError:
+        raise
     except FileNotFoundError:
         return []
+    except OSError as error:
+        raise StageError(
+            f"{directory} cannot be listed: {error.strerror}", "check its permissions"
+        ) from None
 
 
 def prepare_root(root: Path) -> Path:
@@ -100,17 +108,13 @@ def prepare_root(root: Path) -> Path:
     return outbox
 
 
-def unfinished_launch(launch_dir: Path, claim: Claim) -> int | None:
-    """Return the launch that a directory was staged for before and that has left no final report."""
+def earlier_launch(launch_dir: Path, claim: Claim) -> int | None:
+    """Return the other launch that a directory was staged for before, if any."""
     try:
         earlier = read_json(str(launch_dir / OFFLINE_JSON)).get("launch_id")
     except (FileNotFoundError, Unreadable):
         return None
-    if not isinstance(earlier, int) or earlier == claim.launch_id:
-        return None
-    report = read_report(str(launch_dir))
-    ended = not isinstance(report, NotYet) and report.final and report.launch_id == earlier
-    return None if ended else earlier
+    return earlier if isinstance(earlier, int) and earlier != claim.launch_id else None
 
 
 def stage(claim: Claim, outbox: Path, runner: str, ping_interval: float) -> Path:
