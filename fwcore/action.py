@@ -43,6 +43,15 @@ def _as_list(value: Any) -> list[Any]:
     return [value] if value else []
 
 
+def storable(value: Any) -> bool:
+    """Tell whether MongoDB can store a value."""
+    try:
+        _check_storable(value, "", 0)
+    except InvalidAction:
+        return False
+    return True
+
+
 def _check_storable(value: Any, path: str, depth: int) -> None:
     if depth > _MAX_DEPTH:
         raise InvalidAction(f"nested deeper than {_MAX_DEPTH} levels at {path:.60}")

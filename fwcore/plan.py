@@ -177,7 +177,9 @@ def _genuine(world: World, reports: Iterable[Report], foreign: list[Outcome]) ->
             if outcome not in foreign:
                 foreign.append(outcome)
         else:
-            yield report
+            # A checkpoint only saves a later rerun some work.
+            usable = actions.storable(report.checkpoint)
+            yield report if usable else report._replace(checkpoint=None)
 
 
 def _most_advanced(reports: Iterable[Report]) -> dict[int, Report]:
