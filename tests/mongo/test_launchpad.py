@@ -13,6 +13,11 @@ from tests.support.launchpads import TASKS, WORKER, Wire, add, report, reports, 
 
 
 @pytest.fixture
+def empty(mongo_client, db_name):
+    return mongo_client[db_name]
+
+
+@pytest.fixture
 def bare(db_uri, db_name):
     launchpad = LaunchPad.from_uri(db_uri, db_name)
     yield launchpad
@@ -27,31 +32,31 @@ def test_nothing_works_before_there_is_a_launchpad(bare, db_name) -> None:
         bare.add({"spec": {"_tasks": TASKS}})
 
 
-def test_a_launchpad_is_made_once(bare, db) -> None:
+def test_a_launchpad_is_made_once(bare, empty) -> None:
     assert bare.initialize() is True
     bare.check()
-    assert db.fw_id_assigner.find_one() == {"_id": -1, "next_fw_id": 1, "next_launch_id": 1}
+    assert empty.fw_id_assigner.find_one() == {"_id": -1, "next_fw_id": 1, "next_launch_id": 1}
     add(bare, {"a": ""})
     assert bare.initialize() is False
-    assert db.fw_id_assigner.find_one()["next_fw_id"] == 2
+    assert empty.fw_id_assigner.find_one()["next_fw_id"] == 2
     bare.prepare()
 
 
-def test_a_launchpad_that_has_lost_its_counter_is_not_given_a_new_one(bare, db) -> None:
-    db.fireworks.insert_one({"fw_id": 7})
+def test_a_launchpad_that_has_lost_its_counter_is_not_given_a_new_one(bare, empty) -> None:
+    empty.fireworks.insert_one({"fw_id": 7})
     with pytest.raises(NotInitialized, match="no id counter"):
         bare.initialize()
-    assert db.fw_id_assigner.find_one() is None
+    assert empty.fw_id_assigner.find_one() is None
 
 
-def test_two_agents_make_one_launchpad(db_uri, db_name, bare, db) -> None:
+def test_two_agents_make_one_launchpad(db_uri, db_name, bare, empty) -> None:
     wire = Wire()
     slow = LaunchPad.from_uri(db_uri, db_name, event_listeners=[wire])
     wire.interrupt("insert", "fw_id_assigner", bare.initialize)
     assert slow.initialize() is False
     assert wire.interrupted
     slow.close()
-    assert db.fw_id_assigner.count_documents({}) == 1
+    assert empty.fw_id_assigner.count_documents({}) == 1
 
 
 # --------------------------------------------------------------------------------------------- adding
@@ -75,9 +80,9 @@ def test_add(lp, db) -> None:
     assert workflow["fw_states"] == {"1": "READY", "2": "WAITING", "3": "WAITING"}
 
 
-def test_a_root_cannot_be_picked_before_its_workflow_is_there(db_uri, db_name, lp, db) -> None:
+def test_a_root_cannot_be_picked_before_its_workflow_is_there(db_uri, lp_name, lp, db) -> None:
     wire = Wire()
-    slow = LaunchPad.from_uri(db_uri, db_name, event_listeners=[wire])
+    slow = LaunchPad.from_uri(db_uri, lp_name, event_listeners=[wire])
     seen = []
     wire.interrupt(
         "insert", "workflows", lambda: seen.extend(doc["state"] for doc in db.fireworks.find())
@@ -108,9 +113,9 @@ def test_a_workflow_that_cannot_be_stored_leaves_nothing_behind(lp, db, source) 
     assert db.workflows.count_documents({}) == 0
 
 
-def test_a_large_workflow_costs_no_more_commands(db_uri, db_name, lp) -> None:
+def test_a_large_workflow_costs_no_more_commands(db_uri, lp_name, lp) -> None:
     wire = Wire()
-    watched = LaunchPad.from_uri(db_uri, db_name, event_listeners=[wire])
+    watched = LaunchPad.from_uri(db_uri, lp_name, event_listeners=[wire])
     lengths = []
     for count in (1, 400):
         before = len(wire.commands)
@@ -221,7 +226,7 @@ def test_a_lease_that_has_run_out_can_be_taken(lp) -> None:
     assert lp.renew_lease(late, 60) is None
 
 
-def test_the_clock_of_the_host_does_not_matter(lp, db_name) -> None:
+def test_the_clock_of_the_host_does_not_matter(lp) -> None:
     def wrong_clock() -> datetime:
         raise AssertionError("the clock of the host was asked")
 
@@ -229,8 +234,8 @@ def test_the_clock_of_the_host_does_not_matter(lp, db_name) -> None:
     assert skewed.acquire_lease("w", "A", 60).owner == "A"
 
 
-def test_many_want_the_lease_and_one_gets_it(db_uri, db_name, lp) -> None:
-    launchpads = [LaunchPad.from_uri(db_uri, db_name) for _ in range(6)]
+def test_many_want_the_lease_and_one_gets_it(db_uri, lp_name, lp) -> None:
+    launchpads = [LaunchPad.from_uri(db_uri, lp_name) for _ in range(6)]
 
     def acquire(number: int):
         return launchpads[number].acquire_lease("w", f"agent {number}", 60)
@@ -243,9 +248,9 @@ def test_many_want_the_lease_and_one_gets_it(db_uri, db_name, lp) -> None:
     assert leases[0].epoch == 1
 
 
-def test_nobody_is_asked_to_work_for_nothing(db_uri, db_name, lp) -> None:
+def test_nobody_is_asked_to_work_for_nothing(db_uri, lp_name, lp) -> None:
     wire = Wire()
-    idle = LaunchPad.from_uri(db_uri, db_name, event_listeners=[wire])
+    idle = LaunchPad.from_uri(db_uri, lp_name, event_listeners=[wire])
     assert idle.apply([]) == idle.cancel([])
     idle.open_runs([])
     idle.record_jobs({})

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fwcore.action import GROWTH, failure, normalized
+from fwcore.action import GROWTH, failure, normalized, storable
 from fwrunner.protocol.action import InvalidAction, apply_modifiers
 
 SPEC = {
@@ -193,3 +193,11 @@ def test_a_failure_has_the_shape_that_fireworks_gives_it() -> None:
         "_exception": {"_stacktrace": "trace", "_details": None},
     }
     assert found == normalized(found)
+
+
+@pytest.mark.parametrize(
+    ("value", "answer"),
+    [(None, True), ({"a": [1, "x"]}, True), ({"a": 2**70}, False), ("\ud800", False)],
+)
+def test_storable(value, answer) -> None:
+    assert storable(value) is answer
