@@ -13,7 +13,7 @@ import structlog
 FORMAT_VARIABLE = "FWAGENT_LOG"
 
 
-def set_up(*, verbose: bool = False) -> None:
+def set_up(level: int = logging.INFO) -> None:
     """Send the log to stderr."""
     renderer: Any = structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())
     if os.environ.get(FORMAT_VARIABLE) == "json":
@@ -25,9 +25,7 @@ def set_up(*, verbose: bool = False) -> None:
             structlog.processors.format_exc_info,
             renderer,
         ],
-        wrapper_class=structlog.make_filtering_bound_logger(
-            logging.DEBUG if verbose else logging.INFO
-        ),
+        wrapper_class=structlog.make_filtering_bound_logger(level),
         logger_factory=structlog.PrintLoggerFactory(sys.stderr),
         cache_logger_on_first_use=True,
     )

@@ -27,7 +27,7 @@ from agent.recover import WayBack
 from agent.results import Result
 from agent.stage import StageError, prepare_root
 from agent.watch import Wake, Watch
-from fwcore.errors import DatabaseUnreachable, FwagentError
+from fwcore.errors import DatabaseRefused, DatabaseUnreachable, FwagentError
 from fwcore.launchpad import LaunchPad
 
 #: Seconds between two passes while they fail, and between two tries to launch: first and last pause.
@@ -167,7 +167,9 @@ class Agent:
         self._due, self._touched = set(), set()
         if not serving or due & {"start", "reload"}:
             due |= {"sweep", "reserve"}
-            self._parts.launchpad.prepare()
+            # Indexes only make it quicker; the right to create them may be missing.
+            with suppress(DatabaseRefused):
+                self._parts.launchpad.prepare()
         result = Result()
         try:
             self._look(due, touched, result)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -42,7 +43,7 @@ def run(ctx: typer.Context, config: ConfigOption = None, verbose: VerboseOption 
     from agent.log import set_up
     from agent.loop import Agent
 
-    set_up(verbose=verbose)
+    set_up(logging.DEBUG if verbose else logging.INFO)
     Agent(chosen(ctx, config)).run()
 
 
@@ -54,11 +55,14 @@ def sync(ctx: typer.Context, config: ConfigOption = None, as_json: JsonOption = 
     from agent.results import Result
 
     result = Result()
-    with _parts(ctx, config) as parts, _lease(parts):
-        worker = parts.config.fworker().name
-        parts.way_back.recover(parts.way_back.places(worker), result)
-        parts.way_out.launch(parts.way_out.capacity(), result)
-        parts.queue.tend()
+    with _parts(ctx, config) as parts, _lease(parts) as other_agent:
+        if other_agent:
+            result.deferred.append({"launch_id": None, "fw_id": None, "reason": other_agent})
+        else:
+            worker = parts.config.fworker().name
+            parts.way_back.recover(parts.way_back.places(worker), result)
+            parts.way_out.launch(parts.way_out.capacity(), result)
+            parts.queue.tend()
     _finish(result, as_json)
 
 
@@ -179,19 +183,18 @@ def _parts(ctx: typer.Context, config: Path | None) -> Iterator[Parts]:
 
 
 @contextmanager
-def _lease(parts: Parts) -> Iterator[None]:
+def _lease(parts: Parts) -> Iterator[str]:
+    """Hold the lease for a while; yield "" or, without it, who else serves this worker."""
     from agent.health import Health
     from agent.lease import LeaseKeeper
     from agent.log import set_up
-    from agent.results import DEFERRED
 
-    set_up()
-    worker = parts.config.fworker().name
-    keeper = LeaseKeeper(worker, Health(worker))
-    if not keeper.holds(parts.launchpad):
-        raise typer.Exit(DEFERRED)
+    set_up(logging.ERROR)  # who else serves the worker is told in the result
+    health = Health(parts.config.fworker().name)
+    keeper = LeaseKeeper(health.worker, health)
+    served = keeper.holds(parts.launchpad)
     try:
-        yield
+        yield "" if served else health.mode
     finally:
         keeper.give_back(parts.launchpad)
 
