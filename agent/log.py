@@ -18,6 +18,8 @@ def set_up(level: int = logging.INFO) -> None:
     renderer: Any = structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())
     if os.environ.get(FORMAT_VARIABLE) == "json":
         renderer = structlog.processors.JSONRenderer()
+    # It calls events that come while a watch is being removed an error; sweeps find what events miss.
+    logging.getLogger("watchdog").setLevel(logging.CRITICAL)
     structlog.configure(
         processors=[
             structlog.processors.add_log_level,
