@@ -202,11 +202,18 @@ def end_jobs(root: Path) -> None:
     """Cancel what is left in the local queue below a launch root, and end its server."""
     for spool in (root / ".fwagent" / "local").glob("*"):
         queue = LocalQueue(spool, MAX_RUNNING)
-        left = [job for job in queue.jobs() if job.state in ("PENDING", "RUNNING")]
-        for job in sorted(left, key=lambda job: job.state):  # else the next one starts in between
-            queue.cancel(job.job_id)
-        queue.wait_idle(8)
+        for state in ("PENDING", "RUNNING"):  # in this order: none starts in between
+            for job in queue.jobs():
+                if job.state == state:
+                    queue.cancel(job.job_id)
+        deadline = time.monotonic() + 8
+        while _under_way(queue) and time.monotonic() < deadline:
+            time.sleep(0.02)
         _end_queue_server(spool / "lock")
+
+
+def _under_way(queue: LocalQueue) -> bool:
+    return any(job.state in ("PENDING", "RUNNING") for job in queue.jobs())
 
 
 def _end_queue_server(path: Path) -> None:

@@ -105,8 +105,8 @@ class Screen:
         return self._console.is_terminal
 
     def say(self, text: str, style: str = "") -> None:
-        """Print a line; a long one is wrapped."""
-        self._console.print(Text(text, style=style))
+        """Print text; it is not wrapped, so that commands and paths can be copied."""
+        self._console.print(Text(text, style=style), soft_wrap=True)
 
     @contextmanager
     def live(self) -> Iterator[None]:
