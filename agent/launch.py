@@ -10,7 +10,8 @@ from agent.queue import Queue
 from agent.results import Result
 from agent.stage import Placement, StageError, earlier_launch, prepare_root, stage
 from fwcore.errors import DatabaseUnreachable, FwagentError
-from fwcore.launchpad import Claim, LaunchPad
+from fwcore.launchpad import LaunchPad
+from fwcore.launchpad.records import Claim
 from fwcore.worker import Worker
 
 

@@ -11,7 +11,8 @@ from secrets import token_hex
 
 from agent.health import Health
 from agent.log import get_logger
-from fwcore.launchpad import LaunchPad, Lease
+from fwcore.launchpad import LaunchPad
+from fwcore.launchpad.records import Lease
 
 #: Seconds that a lease lasts unless it is renewed, and between two renewals.
 LEASE_SECONDS = 60.0

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import TypeVar
 
 from agent.results import Result
-from fwcore.launchpad import BATCH, Applied, LaunchPad
+from fwcore.launchpad import LaunchPad
+from fwcore.launchpad.records import BATCH, Applied
 from fwrunner.protocol import (
     ACTION_JSON,
     OFFLINE_JSON,

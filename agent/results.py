@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
-from fwcore.launchpad import Applied, Claim
+from fwcore.launchpad.records import Applied, Claim
 from fwcore.plan import Outcome
 
 OK = 0

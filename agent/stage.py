@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from fwcore.errors import FwagentError
-from fwcore.launchpad import Claim
+from fwcore.launchpad.records import Claim
 from fwrunner.protocol import (
     ACTION_JSON,
     FW_JSON,

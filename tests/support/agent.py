@@ -22,7 +22,8 @@ from typing import Any
 
 from agent.mongod import Mongod
 from fwcore import documents
-from fwcore.launchpad import Claim, LaunchPad
+from fwcore.launchpad import LaunchPad
+from fwcore.launchpad.records import Claim
 from fwcore.worker import Worker
 from fwrunner.protocol import FW_JSON, OFFLINE_JSON, OUTBOX_PATH, timestamp
 from tests.support.mongod import Client, write_launchpad_file

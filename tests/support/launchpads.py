@@ -12,7 +12,8 @@ from pymongo.monitoring import (
     CommandSucceededEvent,
 )
 
-from fwcore.launchpad import Claim, LaunchPad
+from fwcore.launchpad import LaunchPad
+from fwcore.launchpad.records import Claim
 from fwcore.worker import Worker
 from fwrunner.protocol import Report
 

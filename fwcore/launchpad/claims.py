@@ -1,0 +1,189 @@
+"""The way out of the database: reserving Fireworks, and taking reservations back."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import datetime
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from pymongo import ASCENDING, DESCENDING, UpdateOne
+
+from fwcore import documents
+from fwcore.draft import World
+from fwcore.launchpad.records import BATCH, Applied, Claim, PlaceLaunch
+from fwcore.launchpad.session import WHOLE, Session, batches
+from fwcore.plan import plan_cancel, plan_claim
+from fwcore.worker import Worker
+
+Document = dict[str, Any]
+
+
+class Claims(Session):
+    """Reserves Fireworks."""
+
+    def claim(
+        self,
+        worker: Worker,
+        n: int,
+        *,
+        fw_ids: Iterable[int] | None = None,
+        place: PlaceLaunch | None = None,
+    ) -> list[Claim]:
+        """Reserve up to ``n`` READY Fireworks for a worker, in FireWorks' order.
+
+        With ``fw_ids`` only those, without regard to category and query, as `qlaunch -f`. ``place``
+        gives each its launch directory (default: the current one). Fireworks whose workflow somebody
+        else has locked are passed over. The offline run is opened later, by ``open_runs``, once the
+        files are there: `lpad recover_offline` FIZZLES a run whose files it does not find.
+        """
+        claims: list[Claim] = []
+        tried: list[int] = []
+        with self._reaching():
+            while len(claims) < n:
+                found = self._candidates(worker, n - len(claims), fw_ids, tried)
+                if not found:
+                    break
+                tried += [firework["fw_id"] for firework in found]
+                claims += self._reserve(
+                    worker, found, place or (lambda _firework, _id: str(Path.cwd()))
+                )
+        return claims
+
+    def _candidates(
+        self, worker: Worker, n: int, fw_ids: Iterable[int] | None, tried: list[int]
+    ) -> list[Document]:
+        query = worker.ready_query() if fw_ids is None else {"state": "READY"}
+        ids: Document = (
+            {"$nin": tried} if fw_ids is None else {"$in": list(set(fw_ids) - set(tried))}
+        )
+        order = [("spec._priority", DESCENDING), ("created_on", ASCENDING)]
+        wanted = {"fw_id": 1, "name": 1, "spec._trackers": 1, "spec._launch_dir": 1}
+        cursor = self._db.fireworks.find({"$and": [query, {"fw_id": ids}]}, wanted)
+        return list(cursor.sort(order).limit(n).batch_size(WHOLE))
+
+    def _reserve(
+        self, worker: Worker, found: Sequence[Document], place: PlaceLaunch
+    ) -> list[Claim]:
+        with self._locked([firework["fw_id"] for firework in found]) as (token, world):
+            free = [firework for firework in found if firework["fw_id"] not in world.refused]
+            free = [firework for firework in free if _member(world, firework["fw_id"])]
+            if not free:
+                return []
+            now = self._clock()
+            first = self._allocate("next_launch_id", len(free))
+            launches = [
+                documents.new_launch(
+                    launch_id,
+                    firework,
+                    worker,
+                    (place(firework, launch_id), self.host, self.ip),
+                    now,
+                )
+                for launch_id, firework in enumerate(free, first)
+            ]
+            self._db.launches.insert_many(launches)
+            won = self._take(launches, now)
+            self._discard(launch for launch in launches if launch["fw_id"] not in won)
+            self._commit(self._planned(world, partial(plan_claim, world, won, now)), token)
+            return self._claims(launches, won)
+
+    def _take(self, launches: Sequence[Document], now: datetime) -> dict[int, Document]:
+        """Flip Fireworks to RESERVED; return those that were still READY, as they are now, by fw_id."""
+        ids = {launch["fw_id"]: launch["launch_id"] for launch in launches}
+        self._db.fireworks.bulk_write(
+            [
+                UpdateOne(
+                    {"fw_id": fw_id, "state": "READY"},
+                    {
+                        "$set": {"state": "RESERVED", "updated_on": documents.iso(now)},
+                        "$push": {"launches": launch_id},
+                    },
+                )
+                for fw_id, launch_id in ids.items()
+            ],
+            ordered=False,
+        )
+        # A launch id is never used twice, so holding it proves that the update was ours.
+        query = {"launches": {"$in": list(ids.values())}}
+        cursor = self._db.fireworks.find(query, batch_size=WHOLE)
+        return {firework["fw_id"]: firework for firework in cursor}
+
+    def _discard(self, launches: Iterable[Document]) -> None:
+        if lost := [launch["launch_id"] for launch in launches]:
+            self._db.launches.delete_many({"launch_id": {"$in": lost}})
+
+    def _claims(self, launches: Sequence[Document], won: Mapping[int, Document]) -> list[Claim]:
+        launches = [launch for launch in launches if launch["fw_id"] in won]
+        own = {launch["launch_id"] for launch in launches}
+        mentioned = {
+            number
+            for firework in won.values()
+            for key in ("launches", "archived_launches")
+            for number in firework[key]
+        }
+        older = self._by_id("launches", "launch_id", mentioned - own)
+        every = {**older, **{launch["launch_id"]: launch for launch in launches}}
+        return [
+            Claim(
+                fw_id=launch["fw_id"],
+                launch_id=launch["launch_id"],
+                launch_dir=launch["launch_dir"],
+                token=secrets.token_hex(8),
+                firework=documents.firework_object(
+                    won[launch["fw_id"]],
+                    [every[number] for number in won[launch["fw_id"]]["launches"]],
+                    [every[number] for number in won[launch["fw_id"]]["archived_launches"]],
+                ),
+            )
+            for launch in launches
+        ]
+
+    def open_runs(self, claims: Iterable[Claim]) -> None:
+        """Insert the offline runs of claims whose launch directories are staged."""
+        now = self._clock()
+        runs = [
+            documents.new_offline_run(
+                {"fw_id": claim.fw_id, "launch_id": claim.launch_id},
+                claim.firework["name"],
+                claim.token,
+                now,
+            )
+            for claim in claims
+        ]
+        if runs:
+            with self._reaching():
+                self._db.offline_runs.insert_many(runs)
+
+    def record_jobs(self, job_ids: Mapping[int, str]) -> None:
+        """Store the queue's job id of each launch, where FireWorks looks for reservation ids."""
+        entry = {"state": "RESERVED", "reservation_id": {"$exists": False}}
+        writes = [
+            UpdateOne(
+                {"launch_id": launch_id, "state_history": {"$elemMatch": entry}},
+                {"$set": {"state_history.$.reservation_id": str(job_id)}},
+            )
+            for launch_id, job_id in job_ids.items()
+        ]
+        if writes:
+            with self._reaching():
+                self._db.launches.bulk_write(writes, ordered=False)
+
+    def cancel(self, launch_ids: Iterable[int]) -> Applied:
+        """Take reservations back: the Firework is READY again, its launch archived, its run retired."""
+        result = Applied()
+        with self._reaching():
+            for batch in batches(list(launch_ids), BATCH):
+                owners = self._owners(batch)
+                with self._locked(owners) as (token, world):
+                    self._read(world, owners, batch)
+                    plan = self._planned(world, partial(plan_cancel, world, batch, self._clock()))
+                    self._commit(plan, token)
+                    result.extend(plan)
+        return result
+
+
+def _member(world: World, fw_id: int) -> bool:
+    return any(fw_id in workflow["nodes"] for workflow in world.workflows)

@@ -1,0 +1,83 @@
+"""Finding a server, and what it answers when it does not do as told."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+from pymongo import MongoClient
+from pymongo.database import Database
+from pymongo.errors import (
+    BulkWriteError,
+    ConfigurationError,
+    ConnectionFailure,
+    DuplicateKeyError,
+    InvalidURI,
+    OperationFailure,
+    PyMongoError,
+)
+
+from fwcore.errors import DatabaseRefused, DatabaseUnreachable, InvalidSettings
+
+Document = dict[str, Any]
+
+
+@contextmanager
+def reaching(what: str) -> Iterator[None]:
+    """Turn the driver's errors into ours; nothing of a URI, and so no password, gets into them."""
+    try:
+        yield
+    except ConnectionFailure as error:
+        raise DatabaseUnreachable(
+            f"the database at {what} does not answer: {_first_line(error)}",
+            "check that MongoDB runs and that this host may reach it; nothing is lost meanwhile",
+        ) from None
+    except OperationFailure as error:
+        if isinstance(error, (BulkWriteError, DuplicateKeyError)):
+            raise
+        raise DatabaseRefused(
+            f"the database at {what} refused: {_first_line(error)}",
+            "check user, password, authSource and the rights of the user on this database",
+        ) from None
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).splitlines()[0].split(", Timeout:")[0][:300]
+
+
+def connect(
+    uri: str, name: str, timeout: float, options: Mapping[str, Any]
+) -> tuple[Database[Document], str]:
+    """Return a database and what to call it in messages; the driver connects when it is used."""
+    settings = {
+        "appname": "fwagent",
+        "tz_aware": True,
+        "serverSelectionTimeoutMS": round(timeout * 1000),
+        "connectTimeoutMS": round(timeout * 1000),
+        "socketTimeoutMS": round(timeout * 6000),
+        **options,
+    }
+    try:
+        client: MongoClient[Document] = MongoClient(uri, **settings)
+        where = ", ".join(f"{host}:{port}" for host, port in _seeds(client)) + f"/{name}"
+        return client[name], where
+    except (InvalidURI, ConfigurationError, ValueError, TypeError, PyMongoError):
+        raise InvalidSettings(
+            "the database URI cannot be understood",
+            "it looks like mongodb://USER:PASSWORD@HOST:27017/?authSource=admin; "
+            "escape special characters of the password (%40 for @)",
+        ) from None
+
+
+def own_address(host: str) -> str:
+    """Return the address of this host, as FireWorks stores it with a launch."""
+    try:
+        return socket.gethostbyname(host)
+    except OSError:
+        return "127.0.0.1"
+
+
+def _seeds(client: MongoClient[Document]) -> list[tuple[str, int | None]]:
+    return sorted(client.topology_description.server_descriptions(), key=str)

@@ -1,0 +1,107 @@
+"""Our own collections: leases of workers, registered launch directories."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping
+from datetime import datetime
+from typing import Any
+
+from pymongo import ReturnDocument
+
+from fwcore.launchpad.records import Lease
+from fwcore.launchpad.session import Session
+from fwrunner.protocol import utcnow
+
+Document = dict[str, Any]
+
+
+class Own(Session):
+    """Keeps what FireWorks has no place for."""
+
+    def register(self, worker: str, launch_id: int, launch_dir: str) -> None:
+        """Remember that a launch is to be looked for in a directory of its own choice."""
+        now = self._clock()
+        with self._reaching():
+            self._db.fwagent_dirs.update_one(
+                {"_id": launch_id},
+                {"$set": {"worker": worker, "launch_dir": launch_dir, "registered_on": now}},
+                upsert=True,
+            )
+
+    def unregister(self, worker: str, launch_dirs: Iterable[str]) -> list[str]:
+        """Forget registered directories; return those that were registered."""
+        with self._reaching():
+            query = {"worker": worker, "launch_dir": {"$in": list(launch_dirs)}}
+            found = [entry["launch_dir"] for entry in self._db.fwagent_dirs.find(query)]
+            self._db.fwagent_dirs.delete_many(query)
+            return found
+
+    def forget_registered(self, launch_ids: Iterable[int]) -> None:
+        """Drop the registrations of launches that have ended."""
+        if wanted := list(launch_ids):
+            with self._reaching():
+                self._db.fwagent_dirs.delete_many({"_id": {"$in": wanted}})
+
+    def registered(self, worker: str) -> dict[int, str]:
+        """Return {launch_id: launch_dir} of the registered directories of a worker."""
+        with self._reaching():
+            cursor = self._db.fwagent_dirs.find({"worker": worker})
+            return {entry["_id"]: entry["launch_dir"] for entry in cursor}
+
+    def acquire_lease(self, worker: str, owner: str, seconds: float) -> Lease:
+        """Take the lease of a worker if nobody holds it; else return the one that somebody holds.
+
+        The server's clock decides about expiry, since those of login nodes may differ. Compare
+        ``owner`` of the result with one's own.
+        """
+        mine = {"owner": owner, "host": self.host, "pid": os.getpid()}
+        expiry = {"$add": ["$$NOW", round(seconds * 1000)]}
+        epoch = {"$add": [{"$ifNull": ["$epoch", 0]}, 1]}
+        taken = [{"$set": {**mine, "epoch": epoch, "since": "$$NOW", "expires_at": expiry}}]
+        free = {"_id": worker, "$expr": {"$lte": [{"$ifNull": ["$expires_at", "$$NOW"]}, "$$NOW"]}}
+        leases = self._db.fwagent_leases
+        with self._reaching():
+            leases.update_one({"_id": worker}, {"$setOnInsert": {"epoch": 0}}, upsert=True)
+            found = leases.find_one_and_update(free, taken, return_document=ReturnDocument.AFTER)
+            return _lease(found or leases.find_one({"_id": worker}) or {"_id": worker})
+
+    def renew_lease(self, lease: Lease, seconds: float) -> Lease | None:
+        """Prolong a lease; None if another agent has taken it since."""
+        mine = {"_id": lease.worker, "owner": lease.owner, "epoch": lease.epoch}
+        later = [{"$set": {"expires_at": {"$add": ["$$NOW", round(seconds * 1000)]}}}]
+        with self._reaching():
+            found = self._db.fwagent_leases.find_one_and_update(
+                mine, later, return_document=ReturnDocument.AFTER
+            )
+        return _lease(found) if found else None
+
+    def release_lease(self, lease: Lease) -> None:
+        """Give a lease back, so that another agent need not wait for its end."""
+        mine = {"_id": lease.worker, "owner": lease.owner, "epoch": lease.epoch}
+        with self._reaching():
+            self._db.fwagent_leases.update_one(mine, [{"$set": {"expires_at": "$$NOW"}}])
+
+    def lease(self, worker: str) -> tuple[Lease, bool] | None:
+        """Return the lease of a worker and whether it is in force, None if there never was one."""
+        live = {"$gt": ["$expires_at", "$$NOW"]}
+        steps: list[Document] = [
+            {"$match": {"_id": worker, "epoch": {"$gt": 0}}},
+            {"$set": {"live": live}},
+        ]
+        with self._reaching():
+            found = next(iter(self._db.fwagent_leases.aggregate(steps)), None)
+        return (_lease(found), bool(found["live"])) if found else None
+
+
+def _lease(document: Mapping[str, Any]) -> Lease:
+    never = datetime.fromtimestamp(0, tz=utcnow().tzinfo)
+    return Lease(
+        worker=document["_id"],
+        owner=document.get("owner", ""),
+        host=document.get("host", ""),
+        pid=document.get("pid", 0),
+        epoch=document.get("epoch", 0),
+        expires_at=document.get("expires_at", never),
+        since=document.get("since", never),
+    )

@@ -1,0 +1,88 @@
+"""Looking, without changing anything."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from fwcore.launchpad.records import OpenLaunch
+from fwcore.launchpad.session import Session
+from fwcore.states import ACTIVE
+
+Document = dict[str, Any]
+
+
+class Queries(Session):
+    """Reads a LaunchPad."""
+
+    def open_launches(self, worker: str | None = None) -> list[OpenLaunch]:
+        """Return the launches with an open offline run, of one worker or of all of them."""
+        with self._reaching():
+            runs = self._db.offline_runs.find(
+                {"completed": False, "deprecated": False}, {"launch_id": 1, "_id": 0}
+            )
+            query: Document = {"launch_id": {"$in": [run["launch_id"] for run in runs]}}
+            return self._open_launches(query, worker)
+
+    def find_launches(self, launch_ids: Iterable[int]) -> list[OpenLaunch]:
+        """Return what is known of launches, open or not."""
+        with self._reaching():
+            return self._open_launches({"launch_id": {"$in": list(launch_ids)}}, None)
+
+    def _open_launches(self, query: Document, worker: str | None) -> list[OpenLaunch]:
+        if worker is not None:
+            query["fworker.name"] = worker
+        wanted = {"launch_id": 1, "fw_id": 1, "launch_dir": 1, "state": 1, "fworker.name": 1}
+        return [
+            OpenLaunch(
+                launch["launch_id"],
+                launch["fw_id"],
+                launch["launch_dir"],
+                launch["state"],
+                (launch.get("fworker") or {}).get("name", ""),
+            )
+            for launch in self._db.launches.find(query, wanted)
+        ]
+
+    def active_launches(self, launch_ids: Iterable[int]) -> set[int]:
+        """Return those launches that a Firework still counts on: RESERVED or RUNNING, not archived."""
+        wanted = list(launch_ids)
+        with self._reaching():
+            owned = self._db.fireworks.find({"launches": {"$in": wanted}}, {"launches": 1})
+            listed = {number for firework in owned for number in firework["launches"]}
+            query = {"launch_id": {"$in": wanted}, "state": {"$in": list(ACTIVE)}}
+            active = self._db.launches.find(query, {"launch_id": 1})
+            return listed & {launch["launch_id"] for launch in active}
+
+    def launch_ids_of(self, fw_ids: Iterable[int]) -> set[int]:
+        """Return the active launches of Fireworks."""
+        with self._reaching():
+            cursor = self._db.fireworks.find({"fw_id": {"$in": list(fw_ids)}}, {"launches": 1})
+            return {number for firework in cursor for number in firework.get("launches", [])}
+
+    def fw_states(self, fw_ids: Iterable[int] | None = None) -> dict[int, tuple[str, str]]:
+        """Return {fw_id: (state, name)}, of some Fireworks or of all."""
+        query: Document = {} if fw_ids is None else {"fw_id": {"$in": list(fw_ids)}}
+        with self._reaching():
+            cursor = self._db.fireworks.find(query, {"fw_id": 1, "state": 1, "name": 1})
+            return {doc["fw_id"]: (doc["state"], doc.get("name", "")) for doc in cursor}
+
+    def workflow_states(self) -> dict[int, str]:
+        """Return {lowest fw_id: state} of every workflow."""
+        with self._reaching():
+            cursor = self._db.workflows.find({}, {"nodes": 1, "state": 1})
+            return {min(workflow["nodes"]): workflow["state"] for workflow in cursor}
+
+    def counts(self) -> dict[str, int]:
+        """Return how many Fireworks are in each state."""
+        with self._reaching():
+            groups = self._db.fireworks.aggregate([{"$group": {"_id": "$state", "n": {"$sum": 1}}}])
+            return {group["_id"]: group["n"] for group in groups}
+
+    def active_count(self, worker: str) -> dict[str, int]:
+        """Return how many launches of a worker are RESERVED and RUNNING."""
+        with self._reaching():
+            return {
+                state: self._db.launches.count_documents({"state": state, "fworker.name": worker})
+                for state in sorted(ACTIVE)
+            }
