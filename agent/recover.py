@@ -103,9 +103,12 @@ class WayBack:
         unsettled = {outcome.launch_id for outcome in applied.deferred}
         ignored = {outcome.launch_id for outcome in applied.ignored}
         for item in found:
+            # One launch may have a true entry and a forged one: while either waits, both stay.
+            if item.report.launch_id in unsettled:
+                continue
             if item.report.launch_id in ignored:
                 self._set_aside(item.path)
-            elif item.report.launch_id not in unsettled:
+            else:
                 item.path.unlink(missing_ok=True)
 
     def _set_aside(self, path: Path) -> None:
@@ -117,9 +120,10 @@ class WayBack:
 
     def _apply_places(self, places: Mapping[int, str], result: Result) -> None:
         found = []
-        signatures = {launch_id: _signature(place) for launch_id, place in places.items()}
+        seen: dict[int, Signature] = {}
         for launch_id, place in places.items():
-            if self.memory.signatures.get(launch_id) == signatures[launch_id]:
+            signature = _signature(place)
+            if self.memory.signatures.get(launch_id) == signature:
                 continue
             report = read_report(place, self._max_size)
             if isinstance(report, NotYet):
@@ -132,10 +136,12 @@ class WayBack:
             else:
                 name = ACTION_JSON if report.final and report.fw_id else OFFLINE_JSON
                 found.append(Found(report, Path(place) / name, _modified(Path(place) / name)))
-            self.memory.signatures[launch_id] = signatures[launch_id]
+            seen[launch_id] = signature
         applied = self._apply(found, result)
+        # Only now: had the database not answered, all of them would have to be read again.
         for outcome in applied.deferred:
-            self.memory.signatures.pop(outcome.launch_id, None)
+            seen.pop(outcome.launch_id, None)
+        self.memory.signatures |= seen
 
     def _apply(self, found: list[Found], result: Result) -> Applied:
         if not found:
