@@ -12,7 +12,7 @@ import pytest
 
 from agent import stage as staging
 from agent.stage import Placement, StageError, earlier_launch, prepare_root, stage
-from fwcore.launchpad import Claim
+from fwcore.launchpad.records import Claim
 from fwrunner import protocol
 from fwrunner.protocol import Report, write_report
 

@@ -1,0 +1,380 @@
+"""The way back without a database: what is read, what is offered, and what becomes of the files."""
+
+import json
+import shutil
+from datetime import datetime, timezone
+
+import pytest
+
+from agent import recover
+from agent.recover import WayBack
+from agent.results import Result
+from fwcore.errors import DatabaseUnreachable
+from fwcore.launchpad.records import Applied, OpenLaunch
+from fwcore.plan import Outcome
+from fwrunner.protocol import MAX_REPORT_SIZE, Report, outbox_name, write_atomic, write_report
+
+NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=timezone.utc)
+
+
+class FakeLaunchPad:
+    """Takes every report, unless told otherwise, and remembers what was offered."""
+
+    def __init__(self):
+        self.offered = []
+        self.answers = {}
+        self.open = []
+        self.directories = {}
+        self.forgotten = set()
+        self.down = False
+
+    def now(self):
+        return NOW
+
+    def apply(self, reports):
+        if self.down:
+            raise DatabaseUnreachable("down")
+        reports = list(reports)
+        self.offered.append([report.launch_id for report in reports])
+        applied = Applied()
+        for report in reports:
+            kind = self.answers.get((report.launch_id, report.token), "applied")
+            state = report.state if kind == "applied" else ""
+            reason = "" if kind in ("applied", "known") else f"{kind}!"
+            outcome = Outcome(report.launch_id, 100 + report.launch_id, state, reason)
+            getattr(applied, kind).append(outcome)
+        return applied
+
+    def open_launches(self, worker):
+        return [launch for launch in self.open if worker in (None, launch.worker)]
+
+    def registered(self, worker):
+        return self.directories.get(worker, {})
+
+    def launch_ids_of(self, fw_ids):
+        return {fw_id - 100 for fw_id in fw_ids}
+
+    def forget_registered(self, launch_ids):
+        self.forgotten |= set(launch_ids)
+
+
+@pytest.fixture
+def launchpad():
+    return FakeLaunchPad()
+
+
+@pytest.fixture
+def outbox(tmp_path):
+    outbox = tmp_path / ".fwagent" / "outbox"
+    outbox.mkdir(parents=True)
+    return outbox
+
+
+@pytest.fixture
+def way_back(launchpad, outbox):
+    return WayBack(launchpad, outbox, MAX_REPORT_SIZE)
+
+
+def look(way_back, places=None, **options):
+    result = Result()
+    way_back.recover({key: str(place) for key, place in (places or {}).items()}, result, **options)
+    return result
+
+
+def names(directory):
+    return sorted(path.name for path in directory.iterdir())
+
+
+def drop(outbox, launch_id, state="COMPLETED", token="tok"):
+    final = state != "RUNNING"
+    action = {} if final else None
+    report = Report(launch_id, state, "/x", 100 + launch_id, token, fwaction=action)
+    path = outbox / outbox_name(launch_id, token, final)
+    write_report(str(path), report)
+    return path
+
+
+def staged(parent, launch_id=1):
+    place = parent / f"launcher_{launch_id}"
+    place.mkdir()
+    write_atomic(str(place / "FW_offline.json"), {"launch_id": launch_id})
+    return place
+
+
+def tell(place, launch_id=1, **keys):
+    """Write FW_offline.json as stock rlaunch does."""
+    offline = {"launch_id": launch_id, "started_on": "2026-01-01T00:00:00", **keys}
+    (place / "FW_offline.json").write_text(json.dumps(offline), encoding="utf-8")
+
+
+DONE = {"fwaction": {}, "state": "COMPLETED", "completed_on": "2026-01-01T00:01:00"}
+
+
+# ------------------------------------------------------------------------------------ the outbox
+
+
+def test_an_entry_goes_once_it_is_in_the_database(way_back, launchpad, outbox):
+    drop(outbox, 1)
+    drop(outbox, 2, "RUNNING")
+    result = look(way_back)
+    assert [(entry["launch_id"], entry["state"]) for entry in result.applied] == [
+        (1, "COMPLETED"),
+        (2, "RUNNING"),
+    ]
+    assert names(outbox) == []
+
+
+def test_an_entry_that_tells_nothing_new_goes_too(way_back, launchpad, outbox):
+    drop(outbox, 1)
+    launchpad.answers[1, "tok"] = "known"
+    assert look(way_back).document()["applied"] == []
+    assert names(outbox) == []
+
+
+def test_an_entry_stays_while_it_is_deferred(way_back, launchpad, outbox):
+    path = drop(outbox, 1)
+    launchpad.answers[1, "tok"] = "deferred"
+    for _ in range(2):
+        assert look(way_back).deferred == [
+            {"launch_id": 1, "fw_id": 101, "reason": "deferred!"},
+        ]
+        assert path.exists()
+    launchpad.answers.clear()
+    look(way_back)
+    assert not path.exists()
+
+
+def test_an_entry_stays_while_the_database_is_down(way_back, launchpad, outbox):
+    path = drop(outbox, 1)
+    launchpad.down = True
+    with pytest.raises(DatabaseUnreachable):
+        look(way_back)
+    assert path.exists()
+
+
+def test_an_entry_of_nobody_is_set_aside_whole(way_back, launchpad, outbox):
+    text = drop(outbox, 1).read_text()
+    launchpad.answers[1, "tok"] = "ignored"
+    assert look(way_back).ignored == [{"launch_id": 1, "fw_id": 101, "reason": "ignored!"}]
+    assert names(outbox) == []
+    assert (outbox.parent / "ignored" / "1.tok.json").read_text() == text
+    assert look(way_back).ignored == []
+
+
+def test_a_forged_entry_does_not_take_the_true_one_with_it(way_back, launchpad, outbox):
+    """The true one waits for a lock: it must still be there the next time."""
+    drop(outbox, 1, token="forged")
+    path = drop(outbox, 1, token="true")
+    launchpad.answers = {(1, "forged"): "ignored", (1, "true"): "deferred"}
+    look(way_back)
+    assert path.exists()
+
+    launchpad.answers[1, "true"] = "applied"
+    assert [entry["launch_id"] for entry in look(way_back).applied] == [1]
+    assert names(outbox) == []
+
+
+@pytest.mark.parametrize("text", ["", '{"launch_id": 1, "sta', "[]", "\0", '{"launch_id": 1}'])
+def test_an_entry_that_cannot_be_read_stays_and_is_read_again(way_back, launchpad, outbox, text):
+    path = outbox / "1.tok.json"
+    path.write_text(text, encoding="utf-8")
+    look(way_back)
+    assert path.read_text() == text
+    assert launchpad.offered == []
+    drop(outbox, 1)
+    look(way_back)
+    assert launchpad.offered == [[1]]
+
+
+def test_only_entries_are_read(way_back, launchpad, outbox):
+    path = drop(outbox, 1)
+    path.rename(outbox / ".1.tok.json.77.tmp")
+    (outbox / ".hidden.json").write_text("{}", encoding="utf-8")
+    (outbox / "README").write_text("mine", encoding="utf-8")
+    (outbox / "2.tok.json").mkdir()
+    (outbox / "3.tok.json").symlink_to("/etc/hostname")
+    before = names(outbox)
+    look(way_back)
+    assert launchpad.offered == []
+    assert names(outbox) == before
+
+
+def test_no_outbox_is_an_empty_one(way_back, outbox):
+    outbox.rmdir()
+    assert look(way_back).document()["applied"] == []
+
+
+def test_the_outbox_can_be_left_alone(way_back, outbox):
+    path = drop(outbox, 1)
+    look(way_back, outbox=False)
+    assert path.exists()
+
+
+def test_batches_are_bounded(way_back, launchpad, outbox, tmp_path, monkeypatch):
+    monkeypatch.setattr(recover, "BATCH", 2)
+    places = {}
+    for number in range(5):
+        drop(outbox, number)
+        places[number] = staged(tmp_path, number)
+        tell(places[number], number)
+    assert len(look(way_back, places).applied) == 10
+    assert [len(batch) for batch in launchpad.offered] == [2, 2, 1, 2, 2, 1]
+    assert names(outbox) == []
+
+
+# ----------------------------------------------------------------------------- launch directories
+
+
+def test_a_directory_is_read_again_only_when_it_has_changed(way_back, launchpad, tmp_path):
+    place = staged(tmp_path)
+    for _ in range(3):
+        assert look(way_back, {1: place}).document()["deferred"] == []
+    assert launchpad.offered == []
+
+    tell(place)
+    for _ in range(3):
+        look(way_back, {1: place})
+    assert launchpad.offered == [[1]]
+
+    (place / "FW_ping.json").write_text('{"ping_time": "2026-01-01T00:00:30"}', encoding="utf-8")
+    for _ in range(3):
+        look(way_back, {1: place})
+    assert launchpad.offered == [[1]] * 2
+
+    tell(place, **DONE)
+    for _ in range(3):
+        look(way_back, {1: place})
+    assert launchpad.offered == [[1]] * 3
+
+
+def test_quiet_directories_are_not_opened(way_back, tmp_path, monkeypatch):
+    place = staged(tmp_path)
+    tell(place)
+    look(way_back, {1: place})
+    monkeypatch.setattr(recover, "read_report", lambda *_: pytest.fail("it was read"))
+    look(way_back, {1: place})
+
+
+def test_what_was_deferred_is_offered_again(way_back, launchpad, tmp_path):
+    place = staged(tmp_path)
+    tell(place, **DONE)
+    launchpad.answers[1, None] = "deferred"
+    look(way_back, {1: place})
+    assert [entry["reason"] for entry in look(way_back, {1: place}).deferred] == ["deferred!"]
+    launchpad.answers.clear()
+    assert len(look(way_back, {1: place}).applied) == 1
+    look(way_back, {1: place})
+    assert len(launchpad.offered) == 3
+
+
+def test_what_the_database_did_not_take_is_offered_again(way_back, launchpad, tmp_path):
+    place = staged(tmp_path)
+    tell(place, **DONE)
+    launchpad.down = True
+    with pytest.raises(DatabaseUnreachable):
+        look(way_back, {1: place})
+    launchpad.down = False
+    assert len(look(way_back, {1: place}).applied) == 1
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [("", "is empty"), ('{"launch_id": 1, "fwac', "half-written"), ("[]", "no JSON object")],
+)
+def test_a_torn_file_is_deferred_with_its_place_until_it_is_whole(
+    way_back, launchpad, tmp_path, text, reason
+):
+    place = staged(tmp_path)
+    (place / "FW_offline.json").write_text(text, encoding="utf-8")
+    for _ in range(3):
+        (entry,) = look(way_back, {1: place}).deferred
+        assert entry["launch_id"] == 1
+        assert reason in entry["reason"]
+        assert str(place) in entry["reason"]
+    assert launchpad.offered == []
+    tell(place, **DONE)
+    result = look(way_back, {1: place})
+    assert (len(result.applied), result.deferred) == (1, [])
+
+
+def test_a_directory_that_is_gone_is_deferred(way_back, launchpad, tmp_path):
+    place = staged(tmp_path)
+    shutil.rmtree(place)
+    (entry,) = look(way_back, {1: place}).deferred
+    assert "no FW_offline.json" in entry["reason"]
+    assert launchpad.offered == []
+
+
+def test_a_directory_of_another_launch_by_now_tells_nothing_of_this_one(
+    way_back, launchpad, tmp_path
+):
+    place = staged(tmp_path)
+    tell(place, 2, **DONE)
+    (entry,) = look(way_back, {1: place}).deferred
+    assert entry["launch_id"] == 1
+    assert "holds launch 2 now" in entry["reason"]
+    assert launchpad.offered == []
+
+
+def test_one_bad_directory_does_not_hold_up_the_others(way_back, launchpad, tmp_path):
+    places = {number: staged(tmp_path, number) for number in (1, 2, 3)}
+    (places[2] / "FW_offline.json").write_text("", encoding="utf-8")
+    tell(places[1], 1, **DONE)
+    tell(places[3], 3, **DONE)
+    result = look(way_back, places)
+    assert launchpad.offered == [[1, 3]]
+    assert [entry["launch_id"] for entry in result.deferred] == [2]
+
+
+def test_memory_is_dropped_with_its_launch(way_back, launchpad, tmp_path):
+    place = staged(tmp_path)
+    tell(place)
+    look(way_back, {1: place})
+    way_back.memory.keep([1])
+    look(way_back, {1: place})
+    assert len(launchpad.offered) == 1
+    way_back.memory.keep([])
+    look(way_back, {1: place})
+    assert len(launchpad.offered) == 2
+
+
+def test_a_registration_goes_with_the_end_of_its_launch(way_back, launchpad, tmp_path):
+    places = {1: staged(tmp_path, 1), 2: staged(tmp_path, 2)}
+    tell(places[1], 1)
+    tell(places[2], 2, **DONE)
+    look(way_back, places)
+    assert launchpad.forgotten == {2}
+
+
+def test_latency_is_from_the_final_report_to_the_database(way_back, outbox, tmp_path):
+    import os
+
+    place = staged(tmp_path, 2)
+    tell(place, 2)
+    path = drop(outbox, 1)
+    os.utime(path, (NOW.timestamp() - 3, NOW.timestamp() - 3))
+    look(way_back, {2: place})
+    assert way_back.latencies == {1: 3.0}
+    look(way_back)
+    assert way_back.latencies == {}
+
+
+# --------------------------------------------------------------------------------- where to look
+
+
+def launch(launch_id, worker="w"):
+    return OpenLaunch(launch_id, 100 + launch_id, f"/db/{launch_id}", "RUNNING", worker)
+
+
+def test_places_are_those_of_the_database_and_the_registered_ones(way_back, launchpad):
+    launchpad.open = [launch(1), launch(2), launch(3, "other")]
+    launchpad.directories = {"w": {2: "/moved/2", 9: "/moved/9"}, "other": {3: "/moved/3"}}
+    assert way_back.places("w") == {1: "/db/1", 2: "/moved/2", 9: "/moved/9"}
+    assert way_back.places("w", [102, 103]) == {2: "/moved/2"}
+    assert way_back.places("w", []) == {}
+
+
+def test_places_of_all_workers(way_back, launchpad):
+    launchpad.open = [launch(1), launch(3, "other")]
+    launchpad.directories = {"w": {1: "/moved/1"}}
+    assert way_back.places(None, registered_for="w") == {1: "/moved/1", 3: "/db/3"}

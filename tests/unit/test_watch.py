@@ -1,0 +1,208 @@
+"""What wakes the loop: real file events, and nothing that the loop does itself."""
+
+import errno
+import os
+import signal
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from agent import watch as watching
+from agent.watch import Wake, Watch
+from fwrunner.protocol import write_atomic
+
+DEADLINE = 10
+
+
+@pytest.fixture
+def wake():
+    return Wake()
+
+
+@pytest.fixture
+def watch(wake):
+    watch = Watch(wake)
+    watch.start()
+    yield watch
+    watch.stop()
+
+
+def told(wake, *wanted):
+    """What the loop is told until it has heard of all that is wanted: (reasons, directories)."""
+    reasons, places = set(), set()
+    deadline = time.monotonic() + DEADLINE
+    while not reasons | places >= set(wanted):
+        assert time.monotonic() < deadline, (reasons, places)
+        more = wake.wait(DEADLINE)
+        reasons |= more[0]
+        places |= more[1]
+    return reasons, places
+
+
+# ----------------------------------------------------------------------------------- Wake itself
+
+
+def test_all_calls_so_far_are_told_at_once(wake):
+    wake.call("event", "/a")
+    wake.call("event", "/b")
+    wake.call("outbox")
+    wake.call("outbox")
+    assert wake.wait(DEADLINE) == ({"event", "outbox"}, {"/a", "/b"})
+    assert wake.wait(0.01) == (set(), set())
+
+
+def test_a_call_ends_the_wait(wake):
+    threading.Timer(0.05, wake.call, ["stop"]).start()
+    before = time.monotonic()
+    assert wake.wait(DEADLINE)[0] == {"stop"}
+    assert time.monotonic() - before < DEADLINE / 2
+
+
+def test_a_signal_handler_may_call_while_the_loop_waits(wake):
+    old = signal.signal(signal.SIGUSR2, lambda *_: wake.call("reload"))
+    try:
+        threading.Timer(0.05, os.kill, [os.getpid(), signal.SIGUSR2]).start()
+        assert wake.wait(DEADLINE)[0] == {"reload"}
+    finally:
+        signal.signal(signal.SIGUSR2, old)
+
+
+# ------------------------------------------------------------------------------ launch directories
+
+
+@pytest.mark.parametrize("name", ["FW_offline.json", "FW_ping.json", "FW_action.json"])
+def test_a_report_written_in_place_wakes_with_its_directory(wake, watch, tmp_path, name):
+    watch.watch_launches({1: str(tmp_path)})
+    (tmp_path / name).write_text("{}", encoding="utf-8")
+    assert told(wake, str(tmp_path)) == ({"event"}, {str(tmp_path)})
+
+
+def test_a_report_written_by_rename_wakes_with_its_directory(wake, watch, tmp_path):
+    watch.watch_launches({1: str(tmp_path)})
+    write_atomic(str(tmp_path / "FW_action.json"), {})
+    assert told(wake, str(tmp_path)) == ({"event"}, {str(tmp_path)})
+
+
+def test_what_a_job_writes_besides_does_not_wake(wake, watch, tmp_path):
+    watch.watch_launches({1: str(tmp_path)})
+    (tmp_path / "OUTCAR").write_text("x", encoding="utf-8")
+    (tmp_path / "FW.json").write_text("{}", encoding="utf-8")
+    (tmp_path / "other").mkdir()
+    (tmp_path / "FW_ping.json").write_text("{}", encoding="utf-8")  # events come in order
+    told(wake, str(tmp_path))
+    # Of all that, only the ping is news, and it may raise more than one event.
+    assert wake.wait(0.2)[0] <= {"event"}
+    (tmp_path / "OUTCAR").write_text("more", encoding="utf-8")
+    assert wake.wait(0.3) == (set(), set())
+
+
+def test_to_read_a_report_does_not_wake(wake, watch, tmp_path):
+    """Else every look would cause the next one."""
+    report = tmp_path / "FW_offline.json"
+    report.write_text("{}", encoding="utf-8")
+    watch.watch_launches({1: str(tmp_path)})
+    for _ in range(3):
+        report.read_text(encoding="utf-8")
+    assert wake.wait(0.3) == (set(), set())
+    report.write_text("[]", encoding="utf-8")
+    told(wake, str(tmp_path))
+
+
+def test_the_newest_launches_are_watched_and_no_more(wake, watch, tmp_path, monkeypatch):
+    monkeypatch.setattr(watching, "MAX_WATCHED", 2)
+    places = {number: str(tmp_path / f"launcher_{number}") for number in (3, 1, 2)}
+    for place in places.values():
+        Path(place).mkdir()
+    watch.watch_launches(places)
+    assert watch.count == 2
+    write_atomic(f"{places[1]}/FW_action.json", {})
+    write_atomic(f"{places[2]}/FW_action.json", {})
+    write_atomic(f"{places[3]}/FW_action.json", {})
+    assert told(wake, places[3], places[2])[1] == {places[2], places[3]}
+    assert wake.wait(0.2)[1] <= {places[2], places[3]}
+
+
+def test_a_launch_that_has_ended_is_not_watched_any_more(wake, watch, tmp_path):
+    ended, other = tmp_path / "1", tmp_path / "2"
+    ended.mkdir()
+    other.mkdir()
+    watch.watch_launches({1: str(ended), 2: str(other)})
+    watch.watch_launches({2: str(other)})
+    assert watch.count == 1
+    write_atomic(str(ended / "FW_action.json"), {})
+    write_atomic(str(other / "FW_action.json"), {})
+    assert told(wake, str(other))[1] | wake.wait(0.2)[1] == {str(other)}
+
+
+def test_a_directory_that_is_not_there_yet_is_watched_when_it_is(wake, watch, tmp_path):
+    place = tmp_path / "late"
+    watch.watch_launches({1: str(place), 2: str(tmp_path)})
+    assert watch.count == 1
+    place.mkdir()
+    watch.watch_launches({1: str(place), 2: str(tmp_path)})
+    assert watch.count == 2
+    write_atomic(str(place / "FW_action.json"), {})
+    assert str(place) in told(wake, str(place))[1]
+
+
+def test_a_watched_directory_may_vanish(wake, watch, tmp_path):
+    place = tmp_path / "gone"
+    place.mkdir()
+    watch.watch_launches({1: str(place), 2: str(tmp_path)})
+    place.rmdir()
+    watch.watch_launches({2: str(tmp_path)})
+    assert watch.count == 1
+
+
+# ------------------------------------------------------------------------------------- the outbox
+
+
+def test_an_outbox_entry_wakes(wake, watch, tmp_path):
+    watch.watch_outbox(tmp_path)
+    write_atomic(str(tmp_path / "1.tok.json"), {})
+    assert told(wake, "outbox") == ({"outbox"}, set())
+
+
+def test_an_entry_that_is_being_written_does_not(wake, watch, tmp_path):
+    watch.watch_outbox(tmp_path)
+    (tmp_path / ".1.tok.json.tmp").write_text("{", encoding="utf-8")
+    assert wake.wait(0.3) == (set(), set())
+    (tmp_path / ".1.tok.json.tmp").rename(tmp_path / "1.tok.json")
+    told(wake, "outbox")
+
+
+def test_another_outbox_takes_the_place_of_the_first(wake, watch, tmp_path):
+    first, second = tmp_path / "1", tmp_path / "2"
+    first.mkdir()
+    second.mkdir()
+    watch.watch_outbox(first)
+    watch.watch_outbox(second)
+    watch.watch_outbox(second)
+    write_atomic(str(first / "1.tok.json"), {})
+    assert wake.wait(0.3) == (set(), set())
+    write_atomic(str(second / "1.tok.json"), {})
+    told(wake, "outbox")
+
+
+# ---------------------------------------------------------------------------------- out of watches
+
+
+def test_a_kernel_without_watches_left_is_told_and_stops_nothing(watch, tmp_path, monkeypatch):
+    schedule = watch._observer.schedule
+
+    def no_more(*_arguments, **_options):
+        raise OSError(errno.ENOSPC, "inotify watch limit reached")
+
+    monkeypatch.setattr(watch._observer, "schedule", no_more)
+    watch.watch_outbox(tmp_path)
+    watch.watch_launches({1: str(tmp_path)})
+    assert watch.count == 0
+    assert "inotify watch limit reached" in watch.trouble
+
+    monkeypatch.setattr(watch._observer, "schedule", schedule)
+    watch.watch_outbox(tmp_path)
+    watch.watch_launches({1: str(tmp_path)})
+    assert watch.count == 1
+    assert watch.trouble == ""
