@@ -122,10 +122,11 @@ class LocalQueue:
             if key and _removed(self._spool.path("pending", key)):
                 return True
             key = self._find(job_id, "running")
-            if key:
-                self._spool.note(key, ".cancel").touch()
-                self._rouse()
-            return key is not None
+            if key is None or self._spool.path("done", key).exists():
+                return False
+            self._spool.note(key, ".cancel").touch()
+            self._rouse()
+            return True
 
     def wait_idle(self, timeout: float) -> bool:
         """Wait until no job is pending or running. It starts no server: see `ensure_server`."""

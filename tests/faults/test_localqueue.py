@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from agent import localqueue, localserver
-from agent.localspool import Spool, try_lock
+from agent.localspool import Spool, me, try_lock
 from tests.support.localqueue import Bench, states, the, wait_for, wait_gone
 
 ROOT = Path(__file__).parents[2]
@@ -109,6 +109,7 @@ def test_a_start_that_was_cut_is_repeated_and_never_runs_twice(bench, started):
     running.write_text(spool.path("done", "1-1").read_text().replace("}", ', "environment": {}}'))
     spool.path("done", "1-1").unlink()
     if started:
+        spool.note("1-1", ".start").write_text(me())
         spool.note("1-1", ".exit").write_text("0\n")
     queue.ensure_server()
     assert queue.wait_idle(10)

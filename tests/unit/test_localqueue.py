@@ -77,7 +77,7 @@ def test_exit_statuses_and_output_files(bench):
 def test_a_job_has_no_terminal_no_descriptors_and_no_blocked_signals(bench, monkeypatch):
     monkeypatch.setenv("FWAGENT_LAUNCHPAD_URI", "secret")
     monkeypatch.setenv("PLAIN", "plain")
-    text = "ls -l /proc/$$/fd >fds; grep -E '^Sig(Blk|Ign)' /proc/$$/status >signals; env >env"
+    text = "ls -l /proc/$$/fd >fds; grep -E '^Sig(Blk|Ign)' /proc/self/status >signals; env >env"
     read_end, write_end = os.pipe()
     os.set_inheritable(write_end, True)
     queue = bench.queue()
@@ -120,10 +120,11 @@ def test_who_captures_the_output_of_a_submit_does_not_wait_for_its_job(bench):
 def test_a_launch_in_the_queue_is_not_submitted_again(bench):
     queue = bench.queue(max_running=1)
     os.mkfifo(bench.directory / "go")
-    first = queue.submit(bench.script(1, "read x <../go"), 1, "j")
-    second = queue.submit(bench.script(2), 2, "j")
-    assert queue.submit(bench.script(1), 1, "j") == first
-    assert bench.queue(1).submit(bench.script(2), 2, "j") == second
+    waits, does_not = bench.script(1, "read x <../go"), bench.script(2)
+    first = queue.submit(waits, 1, "j")
+    second = queue.submit(does_not, 2, "j")
+    assert queue.submit(waits, 1, "j") == first
+    assert bench.queue(1).submit(does_not, 2, "j") == second
     (bench.directory / "go").write_text("x\n")
     assert queue.wait_idle(10)
     assert queue.submit(bench.script(1), 1, "j") == "3"
