@@ -1,0 +1,278 @@
+"""What `fwagent status` tells, from a status file, a lease and a database that may be down."""
+
+import os
+import socket
+import time
+from datetime import datetime, timezone
+
+import pytest
+
+from agent.config import Config, load_config
+from agent.health import Health, StatusFile, read_status
+from agent.results import Result
+from agent.status import collect, lines
+from fwcore.errors import DatabaseUnreachable
+from fwcore.launchpad.records import Lease
+from fwcore.plan import Outcome
+from tests.support.agent import write_toml
+
+SINCE = datetime(2026, 1, 2, 3, 4, 5, tzinfo=timezone.utc)
+DEAD = 2**22  # above any process id
+
+
+class FakeLaunchPad:
+    where = "db:27017/fw"
+
+    def __init__(self):
+        self.down = False
+        self.held = None
+        self.closed = False
+
+    def _answer(self, value):
+        if self.down:
+            raise DatabaseUnreachable("the database at db:27017/fw does not answer: refused")
+        return value
+
+    def lease(self, worker):
+        return self._answer(self.held)
+
+    def counts(self):
+        return self._answer({"READY": 3, "COMPLETED": 12, "FIZZLED": 1})
+
+    def open_launches(self, worker):
+        return self._answer([1, 2, 3])
+
+    def active_count(self, worker):
+        return self._answer({"RESERVED": 2, "RUNNING": 1})
+
+    def close(self):
+        self.closed = True
+
+
+@pytest.fixture
+def launchpad(monkeypatch):
+    launchpad = FakeLaunchPad()
+    monkeypatch.setattr(Config, "connect", lambda _self, **_options: launchpad)
+    return launchpad
+
+
+@pytest.fixture
+def config(tmp_path):
+    tree = {"worker": {"name": "w"}, "launch": {"root": str(tmp_path / "root")}}
+    return load_config(write_toml(tmp_path / "config.toml", tree))
+
+
+def tell(config, **fields):
+    """Leave a status file behind, as an agent does."""
+    config.private.mkdir(parents=True, exist_ok=True)
+    health = Health("w", mode="serving")
+    for name, value in fields.items():
+        setattr(health, name, value)
+    StatusFile().write(config.private, health, 0.0)
+    return health
+
+
+def lease(*, live=True, host="login2"):
+    return Lease("w", "owner", host, 77, 3, SINCE, SINCE), live
+
+
+# ------------------------------------------------------------------------------------ the document
+
+
+def test_nothing_has_ever_run(config, launchpad):
+    assert collect(config) == {
+        "worker": "w",
+        "agent": {
+            "state": "down",
+            "host": None,
+            "pid": None,
+            "since": None,
+            "last_pass": None,
+            "mode": None,
+        },
+        "database": {
+            "where": "db:27017/fw",
+            "reachable": True,
+            "error": None,
+            "down_since": None,
+        },
+        "fireworks": {"READY": 3, "COMPLETED": 12, "FIZZLED": 1},
+        "launches": {"open": 3, "RESERVED": 2, "RUNNING": 1},
+        "backlog": {"reports": 0, "oldest_seconds": None},
+        "counts": {"passes": 0, "applied": 0, "submitted": 0, "deferred": 0},
+        "last_error": {"title": None, "on": None},
+    }
+    assert launchpad.closed
+
+
+def test_the_lease_tells_who_serves_wherever_it_runs(config, launchpad):
+    launchpad.held = lease()
+    agent = collect(config)["agent"]
+    assert (agent["state"], agent["host"], agent["pid"]) == ("running", "login2", 77)
+    assert agent["since"] == "2026-01-02T03:04:05+00:00"
+
+
+def test_a_lease_that_is_over_tells_nothing(config, launchpad):
+    launchpad.held = lease(live=False)
+    assert collect(config)["agent"]["state"] == "down"
+
+
+def test_a_running_process_without_a_lease_is_not_serving_yet(config, launchpad):
+    tell(config, mode="starting")
+    assert collect(config)["agent"]["state"] == "waking"
+
+
+@pytest.mark.parametrize(
+    ("fields", "state"),
+    [
+        ({}, "running"),
+        ({"mode": "stopped"}, "down"),
+        ({"pid": DEAD}, "down"),
+        ({"host": "another"}, "unknown"),
+        ({"host": "another", "mode": "stopped"}, "down"),
+    ],
+)
+def test_with_the_database_down_the_status_file_tells(config, launchpad, fields, state):
+    tell(config, **fields)
+    launchpad.down = True
+    assert collect(config)["agent"]["state"] == state
+
+
+def test_a_database_that_is_down_is_told_and_raises_nothing(config, launchpad):
+    tell(config, database_down_since="2026-01-01T00:00:00+00:00", applied=5, passes=9)
+    launchpad.down = True
+    document = collect(config)
+    assert document["database"] == {
+        "where": "db:27017/fw",
+        "reachable": False,
+        "error": "the database at db:27017/fw does not answer: refused",
+        "down_since": "2026-01-01T00:00:00+00:00",
+    }
+    assert document["fireworks"] is None
+    assert document["launches"] is None
+    assert document["counts"]["applied"] == 5
+    assert launchpad.closed
+
+
+def test_the_backlog_is_what_lies_in_the_outbox(config, launchpad):
+    outbox = config.private / "outbox"
+    outbox.mkdir(parents=True)
+    for name, age in (("1.a.json", 100), ("2.b.json", 10), (".3.c.json", 500), ("junk", 900)):
+        (outbox / name).touch()
+        os.utime(outbox / name, (time.time() - age,) * 2)
+    backlog = collect(config)["backlog"]
+    assert backlog["reports"] == 2
+    assert 100 <= backlog["oldest_seconds"] < 110
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", '{"pid": "x", "host": 5}'])
+def test_a_status_file_that_is_broken_is_none(config, launchpad, text):
+    config.private.mkdir(parents=True)
+    (config.private / "status.json").write_text(text, encoding="utf-8")
+    assert collect(config)["agent"]["state"] in ("down", "unknown")
+
+
+# ------------------------------------------------------------------------------------- for people
+
+
+def test_for_people(config, launchpad):
+    launchpad.held = lease()
+    tell(config)
+    assert lines(collect(config)) == [
+        "worker     w",
+        "agent      running on login2, process 77, since 2026-01-02T03:04:05+00:00",
+        "database   db:27017/fw: answers",
+        "fireworks  1 FIZZLED, 3 READY, 12 COMPLETED",
+        "launches   2 in the queue, 1 running, 3 may still report",
+        "backlog    none",
+    ]
+
+
+def test_for_people_when_all_is_down(config, launchpad):
+    tell(
+        config,
+        mode="stopped",
+        database_down_since="2026-01-01T00:00:00+00:00",
+        last_error="the disk is full",
+        last_error_on="2026-01-01T00:00:01+00:00",
+    )
+    launchpad.down = True
+    host = socket.gethostname()
+    assert lines(collect(config)) == [
+        "worker     w",
+        f"agent      not running; it last ran on {host}. Start it: fwagent run",
+        "database   db:27017/fw: does not answer since 2026-01-01T00:00:00+00:00",
+        "           nothing is lost: reports stay in the launch directories until it does",
+        "backlog    none",
+        "last error the disk is full (2026-01-01T00:00:01+00:00)",
+    ]
+
+
+def test_lines_fit_into_100_columns(config, launchpad):
+    tell(config, last_error="x" * 300)
+    told = lines(collect(config))
+    assert max(map(len, told)) == 100
+    assert told[-1].endswith("x...")
+
+
+# -------------------------------------------------------------------------------- the status file
+
+
+def test_since_when_the_database_is_down_is_kept_until_it_answers():
+    health = Health("w")
+    health.database_down()
+    since = health.database_down_since
+    assert since is not None
+    health.database_down()
+    assert health.database_down_since is since
+    health.passed()
+    assert health.database_down_since is None
+    health.database_down()
+    assert health.database_down_since != since
+
+
+def test_counts_add_up():
+    health = Health("w")
+    result = Result()
+    result.applied = [{}, {}]
+    result.submitted = [{}]
+    result.defer(1, None, "x")
+    health.add(result, 0.5, open_launches=4)
+    health.add(Result(applied=[{}]), None, open_launches=3)
+    assert (health.applied, health.submitted, health.open_launches) == (3, 1, 3)
+    assert health.last_latency == 0.5
+
+
+def test_the_file_is_written_for_news_and_else_now_and_then(tmp_path):
+    health, status_file = Health("w"), StatusFile()
+    path = tmp_path / "status.json"
+
+    def written(now):
+        path.unlink(missing_ok=True)
+        status_file.write(tmp_path, health, now)
+        return path.exists()
+
+    assert written(0)
+    health.passed()
+    assert not written(1)
+    assert not written(9)
+    assert written(11)
+    health.failed("trouble")
+    assert written(12)
+    assert read_status(tmp_path)["last_error"] == "trouble"
+
+
+def test_a_full_disk_does_not_stop_the_agent(tmp_path):
+    health = Health("w")
+    StatusFile().write(tmp_path / "none", health, 0)
+    assert "the status file cannot be written: No such file" in health.last_error
+
+
+def test_an_outcome_with_no_news_counts_as_nothing():
+    from fwcore.launchpad.records import Applied
+
+    result = Result()
+    result.take(Applied(known=[Outcome(1, 2, "RUNNING")]))
+    health = Health("w")
+    health.add(result, None, open_launches=1)
+    assert health.applied == 0
