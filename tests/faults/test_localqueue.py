@@ -182,13 +182,13 @@ def test_no_job_is_missed_by_a_server_that_leaves(bench, monkeypatch):
     impatient.chmod(0o700)
     monkeypatch.setattr(sys, "executable", str(impatient))
     queue = bench.queue()
-    for n in range(60):
+    for n in range(30):
         queue.submit(bench.script(n), n, "j")
         assert queue.wait_idle(10), n
         if n % 3:
             time.sleep(n % 20 / 4000)  # not a wait: to hit other moments of its leaving
     assert {status for _, status in states(queue).values()} == {0}
-    assert len(states(queue)) == 60
+    assert len(states(queue)) == 30
 
 
 def test_a_job_that_came_while_the_server_let_go_keeps_it(bench):
