@@ -113,7 +113,7 @@ def network_cut(folder: Path) -> tuple[list[str], str]:
             mark.unlink(missing_ok=True)
             if not trouble:
                 return command, ""
-        return [], f"{' '.join(command)}: {trouble}"
+        return [], trouble
 
 
 def _trouble(command: Sequence[str]) -> str:
@@ -122,9 +122,9 @@ def _trouble(command: Sequence[str]) -> str:
             command, stdin=subprocess.DEVNULL, capture_output=True, timeout=10, check=False
         )
     except OSError as error:
-        return str(error.strerror)
+        return f"{command[0]}: {error.strerror}"
     except subprocess.TimeoutExpired:
-        return "no answer in 10 s"
+        return f"{command[0]} does not end"
     said = done.stderr.decode(errors="replace").strip().splitlines()
     return (said[-1] if said else f"exit status {done.returncode}") if done.returncode else ""
 

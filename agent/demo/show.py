@@ -67,7 +67,7 @@ class _Demo:
         uri, launchpad = self._open(uri, name)
         cut, trouble = network_cut(self._folder)
         if cut:
-            self._screen.say(f"jobs      without a network ({' '.join(cut)}), Python alone")
+            self._screen.say(f"jobs      no network ({' '.join(cut)}), no packages but fwrunner")
         else:
             self._screen.say(f"jobs      WITH the network, which cannot be cut here: {trouble}")
         launchpad.initialize()
@@ -178,6 +178,9 @@ class _Demo:
         releasing = [latencies[fw_id] for fw_id in log.releasing(workflow.LINKS)]
         self._screen.say_latency("report written -> children READY   ", releasing)
         self._screen.say_latency("report written -> in the database  ", list(latencies.values()))
+        self._screen.say(
+            "(with file events, as on this host; without them, as on NFS, up to 1 s more)", "dim"
+        )
 
 
 def _address(launchpad: LaunchPad) -> tuple[str, int]:
