@@ -83,7 +83,7 @@ def test_add(lp, db) -> None:
 def test_a_root_cannot_be_picked_before_its_workflow_is_there(db_uri, lp_name, lp, db) -> None:
     wire = Wire()
     slow = LaunchPad.from_uri(db_uri, lp_name, event_listeners=[wire])
-    seen = []
+    seen: list[str] = []
     wire.interrupt(
         "insert", "workflows", lambda: seen.extend(doc["state"] for doc in db.fireworks.find())
     )

@@ -3,14 +3,13 @@
 import copy
 
 import pytest
-from pymongo.database import Database
 
 from fwcore.launchpad import LaunchPad
 from fwcore.launchpad import reports as module
 from tests.support.launchpads import TASKS, WORKER, Wire, add, report, reports, stage
 
 
-def everything(db: Database) -> dict[str, list]:
+def everything(db):
     names = ("fireworks", "launches", "workflows", "offline_runs")
     return {name: list(db[name].find().sort("_id")) for name in names}
 
@@ -181,17 +180,22 @@ def test_a_lock_is_taken_before_anything_is_read_and_held_until_the_end(
 
 
 @pytest.fixture
-def slow(db_uri, lp_name, lp):
+def wire():
+    """What is between `slow` and the server; an interruption that was asked for must have taken place."""
     wire = Wire()
-    launchpad = LaunchPad.from_uri(db_uri, lp_name, event_listeners=[wire])
-    launchpad.wire = wire
-    yield launchpad
-    launchpad.close()
+    yield wire
     assert wire.interrupted
 
 
+@pytest.fixture
+def slow(db_uri, lp_name, wire):
+    launchpad = LaunchPad.from_uri(db_uri, lp_name, event_listeners=[wire])
+    yield launchpad
+    launchpad.close()
+
+
 @pytest.mark.parametrize("flipped", ["DEFUSED", "PAUSED", "ARCHIVED"])
-def test_a_child_that_is_held_in_between_stays_held(slow, lp, db, flipped) -> None:
+def test_a_child_that_is_held_in_between_stays_held(slow, wire, lp, db, flipped) -> None:
     """`lpad defuse_fws` flips without the lock, then waits for it to tell the workflow."""
     ids = add(lp, {"a": "bc"})
     [claim] = stage(lp, ids["a"])
@@ -199,7 +203,7 @@ def test_a_child_that_is_held_in_between_stays_held(slow, lp, db, flipped) -> No
     def flip() -> None:
         db.fireworks.update_one({"fw_id": ids["b"]}, {"$set": {"state": flipped}})
 
-    slow.wire.interrupt("update", "launches", flip)
+    wire.interrupt("update", "launches", flip)
     slow.apply([report(claim, update_spec={"x": 1})])
     found = {doc["fw_id"]: doc for doc in db.fireworks.find()}
     assert found[ids["b"]]["state"] == flipped
@@ -207,10 +211,10 @@ def test_a_child_that_is_held_in_between_stays_held(slow, lp, db, flipped) -> No
     assert found[ids["b"]]["spec"]["x"] == 1
 
 
-def test_a_firework_that_is_held_in_between_stays_held(slow, lp, db) -> None:
+def test_a_firework_that_is_held_in_between_stays_held(slow, wire, lp, db) -> None:
     ids = add(lp, {"a": "b"})
     [claim] = stage(lp, ids["a"])
-    slow.wire.interrupt(
+    wire.interrupt(
         "update",
         "launches",
         lambda: db.fireworks.update_one({"fw_id": ids["a"]}, {"$set": {"state": "DEFUSED"}}),
@@ -220,7 +224,7 @@ def test_a_firework_that_is_held_in_between_stays_held(slow, lp, db) -> None:
     assert db.launches.find_one()["state"] == "COMPLETED"
 
 
-def test_a_spec_that_is_changed_in_between_keeps_both_changes(slow, lp, db) -> None:
+def test_a_spec_that_is_changed_in_between_keeps_both_changes(slow, wire, lp, db) -> None:
     ids = add(lp, {"a": "b"}, {"b": {"deep": {"mine": 1}, "old": 1}})
     [claim] = stage(lp, ids["a"])
 
@@ -229,7 +233,7 @@ def test_a_spec_that_is_changed_in_between_keeps_both_changes(slow, lp, db) -> N
             {"fw_id": ids["b"]}, {"$set": {"spec.deep.theirs": 2, "spec._priority": 7}}
         )
 
-    slow.wire.interrupt("update", "launches", update_fws)
+    wire.interrupt("update", "launches", update_fws)
     slow.apply([report(claim, mod_spec=[{"_set": {"deep->mine": 5}, "_unset": {"old": ""}}])])
     assert db.fireworks.find_one({"fw_id": ids["b"]})["spec"] == {
         "_tasks": TASKS,
@@ -238,20 +242,20 @@ def test_a_spec_that_is_changed_in_between_keeps_both_changes(slow, lp, db) -> N
     }
 
 
-def test_a_job_id_that_is_recorded_in_between_is_kept(slow, lp, db) -> None:
+def test_a_job_id_that_is_recorded_in_between_is_kept(slow, wire, lp, db) -> None:
     [claim] = stage(lp, add(lp, {"a": ""})["a"])
-    slow.wire.interrupt("update", "launches", lambda: lp.record_jobs({claim.launch_id: "1001"}))
+    wire.interrupt("update", "launches", lambda: lp.record_jobs({claim.launch_id: "1001"}))
     slow.apply([report(claim, "RUNNING")])
     launch = db.launches.find_one()
     assert launch["state"] == "RUNNING"
     assert launch["state_history"][0]["reservation_id"] == "1001"
 
 
-def test_two_agents_apply_the_same_reports(slow, lp, db) -> None:
+def test_two_agents_apply_the_same_reports(slow, wire, lp, db) -> None:
     ids = add(lp, {"a": "b"}, {"b": {"log": []}})
     told = reports(stage(lp, ids["a"]), mod_spec=[{"_push": {"log": 1}}])
     results = []
-    slow.wire.interrupt("update", "launches", lambda: results.append(lp.apply(told)))
+    wire.interrupt("update", "launches", lambda: results.append(lp.apply(told)))
     results.append(slow.apply(told))
     assert [len(result.applied) for result in results] == [0, 1]
     assert "locked by fwagent on" in results[0].deferred[0].reason
@@ -264,7 +268,7 @@ def test_metadata_of_the_workflow_and_nodes_that_are_added_in_between_are_kept(
 ) -> None:
     ids = add(lp, {"a": "b"})
     [claim] = stage(lp, ids["a"])
-    slow.wire.interrupt(
+    wire.interrupt(
         "update",
         "launches",
         lambda: db.workflows.update_one(
@@ -312,7 +316,7 @@ def test_what_is_known_costs_only_reads(db_uri, lp_name, lp) -> None:
     watched.close()
 
 
-def test_a_completion_reads_its_children_not_its_workflow(db_uri, lp_name, lp, db) -> None:
+def test_a_completion_reads_its_children_not_its_workflow(db_uri, lp_name, lp, monkeypatch) -> None:
     members = [{"fw_id": n, "spec": {"_tasks": TASKS, "n": n}} for n in range(200)]
     links = {"0": [1], **{str(n): [n + 1] for n in range(2, 199)}}
     ids = lp.add({"fws": members, "links": links})
@@ -327,7 +331,7 @@ def test_a_completion_reads_its_children_not_its_workflow(db_uri, lp_name, lp, d
         asked.extend(wanted if collection == "fireworks" else ())
         return original(collection, key, wanted)
 
-    watched._by_id = by_id
+    monkeypatch.setattr(watched, "_by_id", by_id)
     assert watched.apply([report(claim)]).released == [ids[1]]
     watched.close()
     assert sorted(asked) == [ids[0], ids[1]]

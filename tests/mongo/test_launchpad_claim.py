@@ -80,7 +80,12 @@ def test_the_order_is_priority_then_age(lp) -> None:
 
 
 def test_category_query_and_worker_are_respected(lp) -> None:
-    specs = {"a": {"_category": "big"}, "b": {}, "c": {"_fworker": "other"}, "d": {"cores": 8}}
+    specs: dict[str, dict[str, object]] = {
+        "a": {"_category": "big"},
+        "b": {},
+        "c": {"_fworker": "other"},
+        "d": {"cores": 8},
+    }
     ids = add(lp, dict.fromkeys("abcd", ""), specs)
     assert numbers(lp.claim(Worker("w", category="big"), 9)) == [ids["a"]]
     assert numbers(lp.claim(Worker("w", query={"spec.cores": {"$gt": 4}}), 9)) == [ids["d"]]

@@ -535,6 +535,7 @@ def test_a_heartbeat_writes_what_is_new_and_needs_no_lock(memory, fields, change
     if changes is None:
         assert write is None
         return
+    assert write is not None
     assert write.collection == "launches"
     assert write.filter == {"launch_id": launch, "state": "RUNNING"}
     assert write.update == {"$set": changes}

@@ -78,6 +78,7 @@ def test_special_characters_reach_the_server_as_they_are(write, password) -> Non
     launchpad = LaunchPad.from_file(path)
     credentials = launchpad._db.client.options.pool_options._credentials
     launchpad.close()
+    assert credentials is not None
     assert (credentials.username, credentials.password) == ("a@b:c", password)
     assert credentials.source == "fw"
 
