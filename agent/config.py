@@ -10,6 +10,7 @@ from __future__ import annotations
 import difflib
 import os
 import re
+import shlex
 import stat
 import sys
 from pathlib import Path
@@ -147,7 +148,7 @@ class Config(_Section):
         if self.queue.runner is not None:
             return self.queue.runner
         # A local job runs on this host, so the interpreter that has fwrunner is known.
-        python = sys.executable if self.queue.type == "local" else "python3"
+        python = shlex.quote(sys.executable) if self.queue.type == "local" else "python3"
         return f"{python} -m fwrunner"
 
     def fworker(self) -> Worker:
