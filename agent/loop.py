@@ -81,6 +81,7 @@ class Agent:
         self._running: set[int] = set()
         self._due = {"start"}
         self._touched: set[str] = set()
+        self._checked = False
         self._serving = False
         self._stopping = False
         self._passes = Backoff(*PASS_BACKOFF)
@@ -160,25 +161,32 @@ class Agent:
         self._status_file.write(self._parts.config.private, self._health, time.monotonic())
 
     def _pass(self) -> None:
+        if not self._checked:
+            # A name mistyped is an empty database, where there would never be anything to do.
+            self._parts.launchpad.check()
+            self._checked = True
         serving, self._serving = self._serving, self._lease.holds(self._parts.launchpad)
         if not self._serving:
             return
+        if not serving:
+            self._due.add("start")
         due, touched = self._due, self._touched
         self._due, self._touched = set(), set()
-        if not serving or due & {"start", "reload"}:
-            due |= {"sweep", "reserve"}
-            # Indexes only make it quicker; the right to create them may be missing.
-            with suppress(DatabaseRefused):
-                self._parts.launchpad.prepare()
         result = Result()
+        done = False
         try:
+            if "start" in due:
+                due |= {"sweep", "reserve"}
+                # Indexes only make it quicker; the right to create them may be missing.
+                with suppress(DatabaseRefused):
+                    self._parts.launchpad.prepare()
             self._look(due, touched, result)
             self._launch(due, result)
-        except FwagentError:
-            self._due |= due
-            self._touched |= touched
-            raise
+            done = True
         finally:
+            if not done:
+                self._due |= due
+                self._touched |= touched
             self._tell(result)
 
     def _look(self, due: set[str], touched: set[str], result: Result) -> None:
@@ -259,28 +267,32 @@ class Agent:
         self._health.passed()
 
     def _read_config_again(self) -> None:
+        self._due.discard("reload")
         try:
             parts = make_parts(load_config(self._config_path))
         except FwagentError as error:
             self._keep_config(error.title, error.hint)
             return
         if parts.config.fworker().name != self._worker:
+            parts.launchpad.close()
             self._keep_config("the worker cannot change while running", "restart fwagent")
             return
         old, self._parts = self._parts, parts
         old.launchpad.close()
+        self._checked = False
+        self._due.add("start")
         self._schedule()
         self._log.info("the new configuration is in force")
 
     def _keep_config(self, reason: str, hint: str) -> None:
-        self._due.discard("reload")
         self._log.error("the old configuration stays in force", reason=reason, hint=hint)
 
     def _end(self) -> None:
         self._scheduler.shutdown(wait=False)
         self._watch.stop()
-        with suppress(FwagentError):
-            self._lease.give_back(self._parts.launchpad)
+        if self._health.database_down_since is None:
+            with suppress(FwagentError):
+                self._lease.give_back(self._parts.launchpad)
         self._health.mode = "stopped"
         self._status_file.write(self._parts.config.private, self._health, time.monotonic())
         self._parts.launchpad.close()

@@ -111,7 +111,6 @@ def launch(
 
     result = Result()
     with _parts(ctx, config) as parts:
-        parts.launchpad.check()
         wanted = n if n is not None else (len(fw_id) if fw_id else None)
         capacity = wanted if stage_only and wanted else parts.way_out.capacity()
         parts.way_out.launch(
@@ -134,16 +133,15 @@ def add(
     All files are checked before the first is added. An empty database is made a LaunchPad first.
     """
     from agent.config import load_config
-    from fwcore.documents import count_fireworks
     from fwcore.settings import load_settings
 
     hint = "a workflow file has `fws`, `links` and `metadata`, or is a single Firework with `spec`"
     workflows = [(path, load_settings(path, hint)) for path in files]
-    for _path, workflow in workflows:
-        count_fireworks(workflow)
     launchpad = load_config(chosen(ctx, config)).connect()
     added = []
     try:
+        for _path, workflow in workflows:
+            launchpad.check_workflow(workflow)
         if launchpad.initialize():
             typer.echo(f"made a new LaunchPad in the empty database {launchpad.where}", err=True)
         for path, workflow in workflows:
@@ -177,6 +175,8 @@ def _parts(ctx: typer.Context, config: Path | None) -> Iterator[Parts]:
 
     parts = make_parts(load_config(chosen(ctx, config)))
     try:
+        # A name mistyped is an empty database, where there is never anything to do.
+        parts.launchpad.check()
         yield parts
     finally:
         parts.launchpad.close()
