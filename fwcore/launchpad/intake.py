@@ -74,9 +74,7 @@ class Intake(Session):
         count = documents.count_fireworks(workflow)
         with self._reaching():
             first_id = self._allocate("next_fw_id", count)
-            document, fireworks, ids = documents.new_workflow(workflow, first_id, self._clock())
-            for each in (*fireworks, document):
-                _check_storable(each)
+            document, fireworks, ids = self._new_workflow(workflow, first_id)
             # Nobody may pick a root before its workflow is there.
             ready = [firework for firework in fireworks if firework["state"] == "READY"]
             held = [
@@ -96,6 +94,18 @@ class Intake(Session):
                 self._db.fireworks.delete_many({"fw_id": {"$in": new_ids}})
                 raise
             return ids
+
+    def check_workflow(self, workflow: Mapping[str, Any]) -> None:
+        """Raise InvalidWorkflow if ``add`` would; asks no database."""
+        self._new_workflow(workflow, 1)
+
+    def _new_workflow(
+        self, workflow: Mapping[str, Any], first_id: int
+    ) -> tuple[Document, list[Document], dict[int, int]]:
+        document, fireworks, ids = documents.new_workflow(workflow, first_id, self._clock())
+        for each in (*fireworks, document):
+            _check_storable(each)
+        return document, fireworks, ids
 
 
 def _check_storable(document: Document) -> None:
