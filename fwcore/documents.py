@@ -12,7 +12,7 @@ from datetime import date, datetime, timedelta, timezone
 from typing import Any
 
 from fwcore.errors import InvalidWorkflow
-from fwcore.states import RANKS
+from fwcore.states import RANKS, workflow_state
 from fwcore.worker import Worker
 
 Document = dict[str, Any]
@@ -117,16 +117,19 @@ def new_workflow(
         _new_firework(firework, ids[old], ids[old] not in parent_links, now)
         for old, firework in fireworks.items()
     ]
+    fw_states = {str(document["fw_id"]): document["state"] for document in documents}
+    stored_links = {str(parent): children for parent, children in new_links.items()}
+    tolerant = {d["fw_id"] for d in documents if d["spec"].get("_allow_fizzled_parents")}
     workflow = {
         "nodes": sorted(new_links),
-        "links": {str(parent): children for parent, children in new_links.items()},
+        "links": stored_links,
         "parent_links": {str(child): parents for child, parents in parent_links.items()},
         "metadata": metadata,
         "name": name,
         "created_on": now,
         "updated_on": now,
-        "fw_states": {str(document["fw_id"]): document["state"] for document in documents},
-        "state": "READY",
+        "fw_states": fw_states,
+        "state": workflow_state(fw_states, stored_links, tolerant.__contains__),
     }
     return workflow, documents, ids
 
