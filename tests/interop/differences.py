@@ -208,10 +208,14 @@ def _moment(value: Any) -> datetime | None:
 
 
 def instants(value: Any) -> Any:
-    """Return a value with every time, text or date, as an instant in ms, and the nodes of a workflow in order."""
+    """Return a value with every time, text or date, as an instant in ms, and what is a set in order."""
     if isinstance(value, Mapping):
         found = {key: instants(item) for key, item in value.items()}
-        return {**found, "nodes": sorted(found["nodes"])} if "nodes" in found else found
+        if "parent_links" in found:
+            found["nodes"].sort()
+            for parents in found["parent_links"].values():
+                parents.sort()
+        return found
     if isinstance(value, list):
         return [instants(item) for item in value]
     moment = _moment(value)

@@ -263,9 +263,7 @@ def test_two_agents_apply_the_same_reports(slow, wire, lp, db) -> None:
     assert len(lp.apply(told).known) == 1
 
 
-def test_metadata_of_the_workflow_and_nodes_that_are_added_in_between_are_kept(
-    slow, lp, db
-) -> None:
+def test_metadata_and_nodes_that_are_added_in_between_are_kept(slow, wire, lp, db) -> None:
     ids = add(lp, {"a": "b"})
     [claim] = stage(lp, ids["a"])
     wire.interrupt(

@@ -99,7 +99,9 @@ def test_what_cannot_be_applied_names_the_verb_and_the_place(modifier, said) -> 
 
 
 PATHS = st.sampled_from(["n", "s", "l", "d", "d->n", "d->l", "d->new", "new", "new->deep", "e"])
-VALUES = st.sampled_from([1, -1, 0, "t", [1], [2, 3], {}, None, 2.5, True])
+VALUES: st.SearchStrategy[object] = st.sampled_from(
+    [1, -1, 0, "t", [1], [2, 3], {}, None, 2.5, True]
+)
 VERBS = st.sampled_from(
     [
         "_set",

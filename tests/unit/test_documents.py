@@ -25,9 +25,6 @@ NOW = datetime(2026, 11, 23, 12, 0, 0, 123456, tzinfo=timezone.utc)
 TASKS = [{"_fw_name": "ScriptTask", "script": "true"}]
 
 
-PARTS = ("hour", "minute", "second", "microsecond")
-
-
 def fw(fw_id, **fields):
     return {"fw_id": fw_id, "spec": {"_tasks": TASKS}, **fields}
 
@@ -53,7 +50,9 @@ def fw(fw_id, **fields):
 )
 def test_parse_time(value, expected) -> None:
     found = parse_time(value)
-    assert found == (expected and NOW.replace(**dict(zip(PARTS, expected, strict=True))))
+    parts = ("hour", "minute", "second", "microsecond")
+    wanted = NOW.replace(**dict(zip(parts, expected, strict=True))) if expected else None
+    assert found == wanted
     assert found is None or found.tzinfo is timezone.utc
 
 
@@ -143,6 +142,7 @@ def test_what_a_file_leaves_out_and_what_it_may_say() -> None:
     assert (first["name"], second["name"]) == ("kept", "Unnamed FW")
     # A root is READY whatever the file says; the state of another one is taken.
     assert (first["state"], second["state"]) == ("READY", "PAUSED")
+    assert workflow["state"] == "PAUSED"
     assert (first["created_on"], second["created_on"]) == ("2020-01-02T03:04:05+00:00", iso(NOW))
     assert workflow["created_on"] == workflow["updated_on"] == NOW
     assert second["launches"] == second["archived_launches"] == []

@@ -86,7 +86,7 @@ def test_the_end_has_dates_and_the_time_of_the_compute_node() -> None:
             assert entry[key].microsecond % 1000 == 0
     assert history[2] == {
         "state": "COMPLETED",
-        "created_on": parse_time(at(30)).replace(microsecond=0),
+        "created_on": T0.replace(minute=30, microsecond=0),
     }
     assert history[0]["reservation_id"] == "9"
 
