@@ -53,6 +53,7 @@ def before(name: str) -> dict[str, list[Document]]:
         times = dict.fromkeys(("created_on", "updated_on"), found["fireworks"][0]["updated_on"])
         found["offline_runs"] = [
             {
+                "_id": launch["launch_id"],
                 "fw_id": launch["fw_id"],
                 "launch_id": launch["launch_id"],
                 "name": "",
