@@ -52,7 +52,6 @@ class Health:
         """Count what a pass did; ``latency`` is in seconds, of the slowest report in it."""
         self.applied += len(result.applied)
         self.submitted += len(result.submitted)
-        self.deferred = len(result.deferred)
         self.open_launches = open_launches
         self.last_latency = latency if latency is not None else self.last_latency
 

@@ -24,7 +24,7 @@ from agent.lease import RENEW_SECONDS, LeaseKeeper
 from agent.log import get_logger
 from agent.queue import Queue, open_queue
 from agent.recover import WayBack
-from agent.results import Result
+from agent.results import Deferrals, Result
 from agent.stage import StageError, prepare_root
 from agent.watch import Wake, Watch
 from fwcore.errors import DatabaseRefused, DatabaseUnreachable, FwagentError
@@ -79,6 +79,7 @@ class Agent:
         self._places: dict[int, str] = {}
         # Launches that were seen to run, so that a ping is not told as news.
         self._running: set[int] = set()
+        self._deferrals = Deferrals()
         self._due = {"start"}
         self._touched: set[str] = set()
         self._checked = False
@@ -187,7 +188,7 @@ class Agent:
             if not done:
                 self._due |= due
                 self._touched |= touched
-            self._tell(result)
+            self._tell(result, whole=done and "sweep" in due)
 
     def _look(self, due: set[str], touched: set[str], result: Result) -> None:
         way_back = self._parts.way_back
@@ -234,24 +235,26 @@ class Agent:
         self._health.failed(reason)
         self._launches.failed()
 
-    def _tell(self, result: Result) -> None:
+    def _tell(self, result: Result, *, whole: bool) -> None:
         latencies = self._parts.way_back.latencies
         for entry in result.applied:
             ended = entry["state"] != "RUNNING"
-            news = ended or entry["launch_id"] not in self._running
+            first = ended or entry["launch_id"] not in self._running
             delay = {"latency": latencies.get(entry["launch_id"])} if ended else {}
-            (self._log.info if news else self._log.debug)("applied", **entry, **delay)
+            (self._log.info if first else self._log.debug)("applied", **entry, **delay)
             self._running.add(entry["launch_id"])
         for entry in result.ignored:
             self._log.warning("ignored", **entry)
         for entry in result.submitted:
             self._log.info("submitted", **entry)
+        news = self._deferrals.take(result, whole=whole)
         for entry in result.deferred:
-            self._log.debug("deferred", **entry)
+            (self._log.info if entry in news else self._log.debug)("deferred", **entry)
         latency = max(latencies.values(), default=None)
         if result.released:
             self._log.info("released", fw_ids=sorted(result.released), latency=latency)
         self._health.add(result, latency, open_launches=len(self._places))
+        self._health.deferred = len(self._deferrals)
         self._health.watched, self._health.watch_trouble = self._watch.count, self._watch.trouble
 
     def _failed(self, error: FwagentError) -> None:

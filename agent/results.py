@@ -69,6 +69,47 @@ class Result:
         return DEFERRED if self.deferred else OK
 
 
+class Deferrals:
+    """What waits to be tried again, over the passes of a daemon."""
+
+    def __init__(self) -> None:
+        self._reasons: dict[tuple[str, int], str] = {}
+        self._told: dict[tuple[str, int], str] = {}
+
+    def take(self, result: Result, *, whole: bool) -> list[Entry]:
+        """Take over what a pass deferred; return what has lasted since an earlier one and is not told yet.
+
+        ``whole`` means that the pass has looked at everything, so that what it did not defer is settled.
+        A file caught half-written is whole at the next look, and no news.
+        """
+        now = {_key(entry): entry for entry in result.deferred}
+        settled = {key for entry in (*result.applied, *result.ignored) for key in _keys(entry)}
+        before = self._reasons
+        kept = {} if whole else {k: v for k, v in before.items() if k not in settled}
+        self._reasons = {**kept, **{key: entry["reason"] for key, entry in now.items()}}
+        self._told = {k: v for k, v in self._told.items() if self._reasons.get(k) == v}
+        news = {
+            key: entry
+            for key, entry in now.items()
+            if entry["reason"] == before.get(key) and key not in self._told
+        }
+        self._told.update((key, entry["reason"]) for key, entry in news.items())
+        return list(news.values())
+
+    def __len__(self) -> int:
+        return len(self._reasons)
+
+
+def _key(entry: Entry) -> tuple[str, int]:
+    return _keys(entry)[-1]
+
+
+def _keys(entry: Entry) -> list[tuple[str, int]]:
+    # A Firework that cannot be launched gets a new launch at every try.
+    keys = [(name, entry[name]) for name in ("launch_id", "fw_id") if entry[name] is not None]
+    return keys or [("", 0)]
+
+
 def _reasons(outcomes: Iterable[Outcome]) -> list[Entry]:
     return [
         {"launch_id": outcome.launch_id, "fw_id": outcome.fw_id, "reason": outcome.reason}

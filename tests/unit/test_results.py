@@ -2,7 +2,7 @@
 
 import json
 
-from agent.results import Result
+from agent.results import Deferrals, Result
 from fwcore.launchpad.records import Applied, Claim
 from fwcore.plan import Outcome
 
@@ -43,3 +43,43 @@ def test_exit_status():
     assert result.exit_status == 0
     result.defer(1, None, "again")
     assert result.exit_status == 3
+
+
+def deferred(*entries):
+    result = Result()
+    for launch_id, fw_id, reason in entries:
+        result.defer(launch_id, fw_id, reason)
+    return result
+
+
+def test_a_deferral_is_news_when_it_lasts_and_only_once():
+    deferrals = Deferrals()
+    told = [deferrals.take(deferred((1, None, "torn")), whole=True) for _ in range(4)]
+    assert told == [[], [{"launch_id": 1, "fw_id": None, "reason": "torn"}], [], []]
+    assert len(deferrals) == 1
+
+    told = [deferrals.take(deferred((1, None, "locked")), whole=True) for _ in range(3)]
+    assert [len(news) for news in told] == [0, 1, 0]
+
+    assert deferrals.take(Result(), whole=True) == []
+    assert len(deferrals) == 0
+    told = [deferrals.take(deferred((1, None, "locked")), whole=True) for _ in range(3)]
+    assert [len(news) for news in told] == [0, 1, 0]
+
+
+def test_a_look_at_a_part_does_not_settle_the_rest():
+    deferrals = Deferrals()
+    deferrals.take(deferred((1, None, "torn"), (2, 12, "locked")), whole=True)
+    deferrals.take(Result(), whole=False)
+    assert len(deferrals) == 2
+    deferrals.take(Result(applied=[{"launch_id": 1, "fw_id": 11}]), whole=False)
+    assert len(deferrals) == 1
+    deferrals.take(Result(ignored=[{"launch_id": 2, "fw_id": 12}]), whole=False)
+    assert len(deferrals) == 0
+
+
+def test_a_firework_that_cannot_be_launched_is_told_once_though_its_launches_differ():
+    deferrals = Deferrals()
+    told = [deferrals.take(deferred((n, 12, "no space")), whole=False) for n in range(4)]
+    assert [len(news) for news in told] == [0, 1, 0, 0]
+    assert len(deferrals) == 1

@@ -236,7 +236,6 @@ def test_counts_add_up():
     result = Result()
     result.applied = [{}, {}]
     result.submitted = [{}]
-    result.defer(1, None, "x")
     health.add(result, 0.5, open_launches=4)
     health.add(Result(applied=[{}]), None, open_launches=3)
     assert (health.applied, health.submitted, health.open_launches) == (3, 1, 3)
