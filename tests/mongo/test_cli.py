@@ -1,0 +1,547 @@
+"""The command line as people and scripts use it: the installed command, on a real database."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from fwrunner.protocol import write_atomic
+from tests.support.agent import TASKS, WORKER, Site, Store, stock_report, write_toml
+
+WORKFLOW = {
+    "name": "pair",
+    "fws": [
+        {"fw_id": 1, "spec": {"_tasks": TASKS}, "name": "first"},
+        {"fw_id": 2, "spec": {"_tasks": TASKS}, "name": "second"},
+    ],
+    "links": {"1": [2]},
+    "metadata": {},
+}
+
+
+@pytest.fixture
+def site(mongod, lp_name, tmp_path):
+    return Site(tmp_path / "home", mongod, lp_name)
+
+
+@pytest.fixture
+def store(lp, db):
+    return Store(lp, db)
+
+
+def nowhere(path, **login):
+    """A [launchpad] where nobody listens, and nobody waits for long."""
+    limit = {"serverSelectionTimeoutMS": 200}
+    settings = {"host": "127.0.0.1", "port": 1, "name": "fireworks", "mongoclient_kwargs": limit}
+    path.write_text(json.dumps({**settings, **login}), encoding="utf-8")
+    path.chmod(0o600)
+    return {"file": str(path), "uri": None, "name": None}
+
+
+def entries(document):
+    """The lists of a result that are not empty."""
+    assert set(document) == {"applied", "deferred", "ignored", "claimed", "submitted"}
+    return {name: rows for name, rows in document.items() if rows}
+
+
+def only(rows):
+    (row,) = rows
+    return row
+
+
+# ------------------------------------------------------------------------------------------- help
+
+
+@pytest.mark.parametrize(
+    ("command", "words"),
+    [
+        ((), ["Exit status", "recover", "launch", "status", "0 done"]),
+        (("run",), ["SIGTERM", "SIGHUP", "second agent", "--verbose"]),
+        (("sync",), ["one whole pass", "cron", "--json"]),
+        (("recover",), ["lpad recover_offline", "--any-worker", "--fw-id", "never FIZZLED"]),
+        (("launch",), ["qlaunch -r", "--stage-only", "-n", "--fw-id"]),
+        (("add",), ["lpad add", "FILE", "before the first is added"]),
+        (("register",), ["DIR", "without it"]),
+        (("unregister",), ["register", "DIR"]),
+        (("dirs",), ["where it knows them from", "--json"]),
+        (("status",), ["when the agent is down", "exit status 4"]),
+    ],
+)
+def test_help_says_what_a_command_does(site, command, words):
+    done = site.run(*command, "--help", config=False, fresh=True)
+    text = " ".join(done.stdout.replace("│", " ").split())
+    text = text.replace("Nothing is ever FIZZLED", "never FIZZLED")
+    missing = [word for word in words if word not in text]
+    assert not missing, done.stdout
+
+
+# ---------------------------------------------------------------------------------- the exit status
+
+
+def test_2_without_a_configuration(site):
+    site.environment["HOME"] = str(site.home / "elsewhere")
+    done = site.run("status", config=False, status=2, fresh=True)
+    assert done.stdout == ""
+    assert "error: there is no configuration at" in done.stderr
+    assert "hint:  write one after config.example.toml" in done.stderr
+    assert "--config" in done.stderr
+
+
+def test_the_configuration_may_come_before_or_after_the_command_or_from_the_environment(site):
+    site.run("dirs")
+    site.run("dirs", "-c", site.config, config=False)
+    site.environment["FWAGENT_CONFIG"] = str(site.config)
+    site.run("dirs", config=False)
+
+
+def test_2_for_a_broken_configuration(site):
+    site.configure(launch={"max_queue": 3})
+    done = site.run("recover", "--json", status=2)
+    assert done.stdout == ""
+    assert "unknown key 'launch.max_queue'" in done.stderr
+    assert "did you mean 'max_queued'?" in done.stderr
+
+
+@pytest.mark.parametrize(
+    "arguments", [["launch", "-n", "0"], ["recover", "-i", "x"], ["add"], ["no"]]
+)
+def test_2_for_wrong_usage(site, arguments):
+    assert site.run(*arguments, status=2).stdout == ""
+
+
+def test_2_for_a_queue_that_is_not_supported_yet(site, store):
+    store.add()
+    site.configure(queue={"type": "slurm"})
+    done = site.run("launch", "--json", status=2)
+    assert done.stdout == ""
+    assert "queue.type = 'slurm' is not supported yet" in done.stderr
+    assert '"none"' in done.stderr
+    assert '"local"' in done.stderr
+    assert store.states() == {1: "READY"}
+
+
+def test_1_for_a_database_without_a_launchpad(site, mongo_client):
+    site.configure(launchpad={"name": "no_such_database"})
+    for command in ("launch", "sync"):
+        done = site.run(command, status=1)
+        assert "holds no LaunchPad" in done.stderr
+        assert "check the database name" in done.stderr
+    assert "no_such_database" not in mongo_client.list_database_names()
+
+
+def test_4_when_the_database_does_not_answer(site):
+    site.configure(launchpad=nowhere(site.home / "my_launchpad.yaml"))
+    done = site.run("status", "--json", status=4, fresh=True)
+    assert done.json["database"]["reachable"] is False
+    assert "127.0.0.1:1" in done.json["database"]["error"]
+    assert done.json["fireworks"] is None
+    for command in ("recover", "sync", "launch", "dirs"):
+        done = site.run(command, "--json", status=4)
+        assert done.stdout == ""
+        assert "error: the database at 127.0.0.1:1/fireworks does not answer" in done.stderr
+        assert "nothing is lost meanwhile" in done.stderr
+
+
+# --------------------------------------------------------------------------------------------- add
+
+
+def test_add_yaml_and_json(site, store, tmp_path):
+    as_json = tmp_path / "pair.json"
+    as_json.write_text(json.dumps(WORKFLOW), encoding="utf-8")
+    as_yaml = tmp_path / "one.yaml"
+    as_yaml.write_text(
+        "name: single\nspec:\n  _tasks:\n  - {_fw_name: ScriptTask, script: 'true'}\n", "utf-8"
+    )
+    done = site.json("add", as_json, as_yaml)
+    assert done == {
+        "added": [
+            {"file": str(as_json), "fw_ids": {"1": 1, "2": 2}},
+            {"file": str(as_yaml), "fw_ids": {"-1": 3}},
+        ]
+    }
+    assert store.states() == {1: "READY", 2: "WAITING", 3: "READY"}
+
+    assert site.run("add", as_json).stdout == f"{as_json}: 2 Fireworks, id_map: {{1: 4, 2: 5}}\n"
+
+
+def test_add_makes_a_launchpad_of_an_empty_database_and_says_so(
+    site, mongo_client, db_name, tmp_path
+):
+    path = tmp_path / "pair.json"
+    path.write_text(json.dumps(WORKFLOW), encoding="utf-8")
+    site.configure(launchpad={"name": db_name})
+    done = site.run("add", path, "--json")
+    assert "made a new LaunchPad in the empty database" in done.stderr
+    assert only(done.json["added"])["fw_ids"] == {"1": 1, "2": 2}
+    assert mongo_client[db_name].fireworks.count_documents({}) == 2
+    assert "made a new" not in site.run("add", path).stderr
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "words"),
+    [
+        ("a.yaml", "fws: [\n", "is not valid YAML"),
+        ("a.json", "{", "is not valid JSON"),
+        ("a.yaml", "- 1\n", "holds no object"),
+        ("a.json", '{"fws": []}', "'fws' is not a list"),
+        ("a.json", json.dumps({**WORKFLOW, "links": {"1": [9]}}), "9"),
+        ("a.json", json.dumps({**WORKFLOW, "links": {"1": [2], "2": [1]}}), "cycl"),
+        ("a.json", json.dumps({"spec": {"x": 2**70, "_tasks": []}}), "64"),
+        ("none.yaml", None, "cannot be read"),
+    ],
+)
+def test_one_broken_file_and_nothing_is_added(site, store, tmp_path, name, text, words):
+    good = tmp_path / "good.json"
+    good.write_text(json.dumps(WORKFLOW), encoding="utf-8")
+    bad = tmp_path / name
+    if text is not None:
+        bad.write_text(text, encoding="utf-8")
+    done = site.run("add", good, bad, "--json", status=2)
+    assert done.stdout == ""
+    assert words in done.stderr
+    assert store.states() == {}
+    assert store.db.workflows.count_documents({}) == 0
+
+
+# ------------------------------------------------------------------------------------------ launch
+
+
+def test_launch_without_a_queue_leaves_the_scripts_to_the_user(site, store):
+    store.add()
+    store.add()
+    claimed = entries(site.json("launch", "-n", 1))
+    row = only(claimed.pop("claimed"))
+    assert claimed == {}
+    assert (row["fw_id"], row["launch_id"]) == (1, 1)
+    place = Path(row["launch_dir"])
+    assert place.parent.parent == site.root
+    assert sorted(path.name for path in place.iterdir()) == [
+        "FW.json",
+        "FW_offline.json",
+        "FW_submit.script",
+    ]
+    assert store.states() == {1: "RESERVED", 2: "READY"}
+    assert store.launch(1)["launch_dir"] == str(place)
+    assert store.launch(1)["fworker"]["name"] == WORKER
+    assert store.locks() == 0
+
+
+def test_launch_fills_the_queue_and_no_more(site, store):
+    for _ in range(4):
+        store.add()
+    site.configure(launch={"max_queued": 3})
+    assert len(site.json("launch")["claimed"]) == 3
+    assert entries(site.json("launch", "-n", 5)) == {}
+    assert list(store.states().values()).count("RESERVED") == 3
+    # What is staged only is in no queue.
+    assert len(site.json("launch", "-n", 5, "--stage-only")["claimed"]) == 1
+
+
+def test_launch_by_number(site, store):
+    ready, waiting = store.add({}, {}, links={1: [2]})
+    other = only(store.add({"_category": "of-another-worker"}))
+    done = site.json("launch", "-i", other, "-i", waiting, "-i", 77, status=1)
+    assert [row["fw_id"] for row in done["claimed"]] == [other]
+    assert done["ignored"] == [
+        {"launch_id": None, "fw_id": waiting, "reason": f"Firework {waiting} is WAITING"},
+        {"launch_id": None, "fw_id": 77, "reason": "Firework 77 is not in the database"},
+    ]
+    assert store.states() == {ready: "READY", waiting: "WAITING", other: "RESERVED"}
+
+    again = site.run("launch", "-i", other, status=1)
+    assert f"Firework {other} is RESERVED" in again.stdout
+
+
+def test_launch_into_the_local_queue_or_only_into_a_directory(site, store):
+    first, second = store.add()[0], store.add()[0]
+    site.configure(queue={"type": "local"})
+    done = entries(site.json("launch", "-n", 1, "--stage-only"))
+    assert set(done) == {"claimed"}
+    assert not (site.root / ".fwagent" / "local").exists() or not list(
+        (site.root / ".fwagent" / "local").glob("*/*/*-1.json")
+    )
+
+    done = entries(site.json("launch", "-n", 1))
+    row = only(done["submitted"])
+    assert (row["launch_id"], row["fw_id"]) == (2, second)
+    history = store.launch(2)["state_history"]
+    assert history[0]["reservation_id"] == row["job_id"]
+    assert "reservation_id" not in store.launch(1)["state_history"][0]
+    assert store.state(first) == "RESERVED"
+    # The job runs by itself, and is brought back: no daemon, only commands.
+    place = Path(only(done["claimed"])["launch_dir"])
+    wait_for_file(place / "FW_action.json")
+    states = {row["state"] for row in site.json("recover")["applied"]}
+    assert "COMPLETED" in states
+    assert store.state(second) == "COMPLETED"
+
+
+def wait_for_file(path, seconds=20):
+    import time
+
+    deadline = time.monotonic() + seconds
+    while not path.exists():
+        assert time.monotonic() < deadline, f"{path} has not come"
+        time.sleep(0.02)
+
+
+def test_a_place_that_cannot_be_used_gives_the_firework_back(site, store):
+    (site.home / "file").touch()
+    bad = only(store.add({"_launch_dir": str(site.home / "file" / "x"), "_priority": 5}))
+    good = only(store.add())
+    done = site.json("launch", "-n", 2, status=3)
+    row = only(done["deferred"])
+    assert row["fw_id"] == bad
+    assert "cannot be made ready: Not a directory" in row["reason"]
+    assert [row["fw_id"] for row in done["claimed"]] == [good]
+    assert store.states() == {bad: "READY", good: "RESERVED"}
+    assert [run["fw_id"] for run in store.db.offline_runs.find({"deprecated": False})] == [good]
+
+
+def test_an_occupied_directory_is_refused_until_its_launch_is_out_of_the_way(site, store):
+    place = site.home / "shared"
+    first = only(store.add({"_launch_dir": str(place)}))
+    second = only(store.add({"_launch_dir": str(place)}))
+    assert len(site.json("launch", "-i", first)["claimed"]) == 1
+    before = (place / "FW_offline.json").read_text()
+
+    done = site.json("launch", "-i", second, status=3)
+    assert "is in use by launch 1" in only(done["deferred"])["reason"]
+    assert store.states() == {first: "RESERVED", second: "READY"}
+    assert (place / "FW_offline.json").read_text() == before
+
+    # It has ended, but that is told only by the files that staging would replace.
+    assert site.fwrunner(place).status == 0
+    shutil.rmtree(site.outbox)
+    site.json("launch", "-i", second, status=3)
+    site.json("recover")
+    assert store.states() == {first: "COMPLETED", second: "READY"}
+
+    assert len(site.json("launch", "-i", second)["claimed"]) == 1
+    assert json.loads((place / "FW_offline.json").read_text())["launch_id"] != 1
+    assert not (place / "FW_action.json").exists()
+
+    # A launch that was archived by a rerun does not count either.
+    store.rerun(second)
+    assert len(site.json("launch", "-i", second)["claimed"]) == 1
+
+
+# ----------------------------------------------------------------------------------------- recover
+
+
+def test_recover(site, store):
+    first, child = store.add({}, {}, links={1: [2]})
+    place = only(site.json("launch")["claimed"])["launch_dir"]
+    assert entries(site.json("recover")) == {}
+    assert site.fwrunner(place).status == 0
+    done = site.run("recover", "--json")
+    assert entries(done.json) == {
+        "applied": [{"launch_id": 1, "fw_id": first, "state": "COMPLETED"}]
+    }
+    assert store.states() == {first: "COMPLETED", child: "READY"}
+    assert store.db.offline_runs.find_one()["completed"] is True
+    assert store.locks() == 0
+    assert list(site.outbox.iterdir()) == []
+    assert site.run("recover").stdout == "nothing to do\n"
+
+
+def test_recover_for_people(site, store):
+    first, child = store.add({}, {}, links={1: [2]})
+    claim = only(store.stock_launches(site.root))
+    write_atomic(f"{claim.launch_dir}/FW_offline.json", stock_report(claim))
+    assert site.run("recover").stdout.splitlines() == [
+        "applied: 1",
+        f"  launch 1 of Firework {first}: COMPLETED",
+        "released: 1",
+        f"  Firework {child} is READY",
+    ]
+
+
+def test_recover_leaves_other_workers_alone_unless_told(site, store):
+    store.add()
+    store.add()
+    mine = only(store.stock_launches(site.root))
+    theirs = only(store.stock_launches(site.root, worker="other"))
+    for claim in (mine, theirs):
+        write_atomic(f"{claim.launch_dir}/FW_offline.json", stock_report(claim))
+    untouched = store.db.launches.find_one({"launch_id": theirs.launch_id})
+
+    assert [row["launch_id"] for row in site.json("recover")["applied"]] == [mine.launch_id]
+    assert store.db.launches.find_one({"launch_id": theirs.launch_id}) == untouched
+    assert store.state(theirs.fw_id) == "RESERVED"
+
+    done = site.json("recover", "--any-worker")
+    assert [row["launch_id"] for row in done["applied"]] == [theirs.launch_id]
+    assert store.states() == {1: "COMPLETED", 2: "COMPLETED"}
+
+
+def test_recover_only_some(site, store):
+    for _ in range(3):
+        store.add()
+    claims = store.stock_launches(site.root, n=3)
+    for claim in claims:
+        write_atomic(f"{claim.launch_dir}/FW_offline.json", stock_report(claim))
+    done = site.json("recover", "-i", claims[0].fw_id, "-i", claims[2].fw_id)
+    assert {row["fw_id"] for row in done["applied"]} == {claims[0].fw_id, claims[2].fw_id}
+    assert store.state(claims[1].fw_id) == "RESERVED"
+
+
+def test_3_when_something_is_deferred(site, store):
+    store.add()
+    claim = only(store.stock_launches(site.root))
+    Path(claim.launch_dir, "FW_offline.json").write_text("", encoding="utf-8")
+    done = site.json("recover", status=3)
+    row = only(done["deferred"])
+    assert row["launch_id"] == claim.launch_id
+    assert "FW_offline.json is empty" in row["reason"]
+
+    store.db.workflows.update_one({"nodes": claim.fw_id}, {"$set": {"locked": True}})
+    write_atomic(f"{claim.launch_dir}/FW_offline.json", stock_report(claim))
+    done = site.run("recover", status=3)
+    assert "the workflow is locked by FireWorks" in done.stdout
+    store.db.workflows.update_one({"nodes": claim.fw_id}, {"$unset": {"locked": ""}})
+    assert len(site.json("recover")["applied"]) == 1
+
+
+# -------------------------------------------------------------------------------------------- sync
+
+
+def test_sync_is_one_whole_pass(site, store):
+    first, child = store.add({}, {}, links={1: [2]})
+    done = entries(site.json("sync"))
+    assert set(done) == {"claimed"}
+    assert site.fwrunner(only(done["claimed"])["launch_dir"]).status == 0
+    done = entries(site.json("sync"))
+    assert [row["fw_id"] for row in done["applied"]] == [first]
+    assert [row["fw_id"] for row in done["claimed"]] == [child]
+    assert store.states() == {first: "COMPLETED", child: "RESERVED"}
+    # It leaves nothing behind that would stop the next one.
+    assert entries(site.json("sync")) == {}
+
+
+def test_sync_does_nothing_while_an_agent_serves(site, store):
+    store.add()
+    lease = store.launchpad.acquire_lease(WORKER, "somebody", 60)
+    done = site.json("sync", status=3)
+    row = only(entries(done)["deferred"])
+    assert f"on {lease.host} (process {lease.pid})" in row["reason"]
+    assert store.states() == {1: "READY"}
+    store.launchpad.release_lease(lease)
+    assert set(entries(site.json("sync"))) == {"claimed"}
+
+
+# ------------------------------------------------------------------------ register, unregister, dirs
+
+
+def test_a_directory_that_was_moved_is_found_once_it_is_registered(site, store):
+    fw_id = only(store.add())
+    claim = only(store.stock_launches(site.root))
+    moved = site.home / "moved"
+    shutil.move(claim.launch_dir, moved)
+    write_atomic(str(moved / "FW_offline.json"), stock_report(claim))
+    assert "no FW_offline.json" in only(site.json("recover", status=3)["deferred"])["reason"]
+
+    assert site.json("register", "moved") == {
+        "registered": [{"launch_id": claim.launch_id, "launch_dir": str(moved)}],
+        "refused": [],
+    }
+    assert only(site.json("dirs")["dirs"]) == {
+        "launch_id": claim.launch_id,
+        "fw_id": fw_id,
+        "state": "RESERVED",
+        "source": "registered",
+        "launch_dir": str(moved),
+    }
+    assert [row["fw_id"] for row in site.json("recover")["applied"]] == [fw_id]
+    assert store.state(fw_id) == "COMPLETED"
+    # It has ended, so it is of no interest any more.
+    assert site.json("dirs") == {"dirs": []}
+
+
+def test_dirs_and_unregister(site, store):
+    store.add()
+    assert site.run("dirs").stdout == "no launch directory may still tell anything\n"
+    claim = only(store.stock_launches(site.root))
+    title, row = site.run("dirs").stdout.splitlines()
+    assert title.split() == ["launch_id", "fw_id", "state", "source", "launch_dir"]
+    assert row.split() == ["1", "1", "RESERVED", "database", claim.launch_dir]
+
+    site.run("register", claim.launch_dir)
+    assert only(site.json("dirs")["dirs"])["source"] == "registered"
+    assert site.json("unregister", claim.launch_dir) == {
+        "unregistered": [claim.launch_dir],
+        "unknown": [],
+    }
+    assert only(site.json("dirs")["dirs"])["source"] == "database"
+    assert site.json("unregister", claim.launch_dir, status=1)["unknown"] == [claim.launch_dir]
+
+
+def test_register_refuses_what_is_not_ours(site, store):
+    store.add()
+    store.add()
+    theirs = only(store.stock_launches(site.root, worker="other"))
+    mine = only(store.stock_launches(site.root))
+    unknown, empty, odd = site.home / "unknown", site.home / "empty", site.home / "odd"
+    for place in (unknown, empty, odd):
+        place.mkdir()
+    (unknown / "FW_offline.json").write_text('{"launch_id": 99}', encoding="utf-8")
+    (odd / "FW_offline.json").write_text('{"launch_id": "1"}', encoding="utf-8")
+    done = site.json("register", theirs.launch_dir, unknown, empty, odd, mine.launch_dir, status=1)
+    reasons = [row["reason"] for row in done["refused"]]
+    assert f"is of worker 'other', this configuration of '{WORKER}'" in reasons[0]
+    assert "launch 99 is not in the database" in reasons[1]
+    assert "FW_offline.json" in reasons[2]
+    assert "names no launch_id" in reasons[3]
+    assert done["registered"] == [{"launch_id": mine.launch_id, "launch_dir": mine.launch_dir}]
+    assert list(store.launchpad.registered(WORKER)) == [mine.launch_id]
+
+
+# ------------------------------------------------------------------------------------------ status
+
+
+def test_status_without_an_agent(site, store):
+    store.add({}, {}, links={1: [2]})
+    store.add()
+    store.stock_launches(site.root)
+    document = site.json("status")
+    assert document["worker"] == WORKER
+    assert document["agent"]["state"] == "down"
+    assert document["fireworks"] == {"READY": 1, "WAITING": 1, "RESERVED": 1}
+    assert document["launches"] == {"open": 1, "RESERVED": 1, "RUNNING": 0}
+    assert document["database"]["reachable"] is True
+    done = site.run("status")
+    assert "not running. Start it: fwagent run" in done.stdout
+    assert "1 in the queue, 0 running, 1 may still report" in done.stdout
+
+
+# ----------------------------------------------------------------------------------------- secrets
+
+
+def test_no_password_in_any_output(site):
+    """Whatever is wrong with the database: nobody there, a wrong user, or not understood."""
+    path, login = site.home / "my_launchpad.yaml", {"username": "me", "password": "s3cr3t"}
+    for launchpad, status in (
+        (nowhere(path, **login), 4),
+        ({"uri": f"mongodb://me:s3cr3t@{site.server.address}/?directConnection=true"}, 1),
+        ({"uri": "mongodb://me:s3cr3t@[::1/"}, 2),
+    ):
+        site.configure(launchpad=launchpad)
+        for command in ("status", "launch"):
+            done = site.run(command, status=status)
+            assert "s3cr3t" not in done.stdout + done.stderr
+
+
+def test_a_readable_password_is_refused_with_the_command_to_run(site):
+    write_toml(
+        site.config,
+        {
+            "launchpad": {"uri": "mongodb://me:s3cr3t@db/"},
+            "worker": {"name": "w"},
+            "launch": {"root": str(site.root)},
+        },
+        mode=0o644,
+    )
+    done = site.run("status", status=2)
+    assert f"run: chmod 600 {site.config}" in done.stderr
+    assert "s3cr3t" not in done.stderr
