@@ -758,7 +758,7 @@ def workflows(draw):
     return links, dict.fromkeys(tolerant, TOLERANT)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(workflows(), st.data())
 def test_a_workflow_runs_to_its_end_by_the_rules(shape, data) -> None:
     links, specs = shape
@@ -809,7 +809,7 @@ def check_rules(memory: Memory, ids: dict[str, int]) -> None:
             assert memory.offline_run(launch["launch_id"])["completed"]
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(workflows(), st.data())
 def test_one_batch_does_what_one_report_at_a_time_does(shape, data) -> None:
     links, specs = shape
@@ -840,7 +840,7 @@ def timeless(memory: Memory):
     )
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(workflows(), st.data(), st.integers(1, 30))
 def test_a_plan_that_was_cut_off_anywhere_is_completed_by_running_it_again(
     shape, data, cut
