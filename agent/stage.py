@@ -68,12 +68,13 @@ class Placement:
         return self._last.strftime(TIME_FORMAT)
 
     def _newest_block(self) -> tuple[Path, int]:
-        for block in sorted(_listing(self._root), reverse=True):
+        entries = _listing(self._root) if self._root.exists() else []
+        for block in sorted(entries, reverse=True):
             if not block.name.startswith("block_"):
                 continue
             try:
                 launches = _listing(block)
-            except NotADirectoryError:
+            except (FileNotFoundError, NotADirectoryError):
                 continue
             taken = sum(path.name.startswith("launcher_") for path in launches)
             return block, LAUNCHES_PER_BLOCK - taken
@@ -83,10 +84,8 @@ class Placement:
 def _listing(directory: Path) -> list[Path]:
     try:
         return list(directory.iterdir())
-    except NotADirectoryError:
+    except (FileNotFoundError, NotADirectoryError):
         raise
-    except FileNotFoundError:
-        return []
     except OSError as error:
         raise StageError(
             f"{directory} cannot be listed: {error.strerror}", "check its permissions"
