@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from fwrunner.protocol import write_atomic
-from tests.support.agent import TASKS, WORKER, Site, Store, stock_report, write_toml
+from tests.support.agent import TASKS, WORKER, Site, Store, stock_report, wait_until, write_toml
 
 WORKFLOW = {
     "name": "pair",
@@ -271,19 +271,10 @@ def test_launch_into_the_local_queue_or_only_into_a_directory(site, store):
     assert store.state(first) == "RESERVED"
     # The job runs by itself, and is brought back: no daemon, only commands.
     place = Path(only(done["claimed"])["launch_dir"])
-    wait_for_file(place / "FW_action.json")
+    wait_until((place / "FW_action.json").exists)
     states = {row["state"] for row in site.json("recover")["applied"]}
     assert "COMPLETED" in states
     assert store.state(second) == "COMPLETED"
-
-
-def wait_for_file(path, seconds=20):
-    import time
-
-    deadline = time.monotonic() + seconds
-    while not path.exists():
-        assert time.monotonic() < deadline, f"{path} has not come"
-        time.sleep(0.02)
 
 
 def test_a_place_that_cannot_be_used_gives_the_firework_back(site, store):

@@ -17,7 +17,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +25,7 @@ from typing import Any
 
 from pymongo.database import Database
 
+from agent.health import read_status
 from agent.mongod import Mongod
 from fwcore import documents
 from fwcore.launchpad import LaunchPad
@@ -131,11 +132,9 @@ class Site:
         return write_toml(self.config, tree)
 
     def impatient_launchpad(self) -> dict[str, Any]:
-        """A ``[launchpad]`` whose ``my_launchpad.yaml`` bounds every wait for the database by a second."""
+        """A ``[launchpad]`` whose ``my_launchpad.yaml`` bounds the waits for the database."""
         path = write_launchpad_file(self.home / "my_launchpad.yaml", self.server, self.db_name)
-        limits = dict.fromkeys(
-            ("serverSelectionTimeoutMS", "connectTimeoutMS", "socketTimeoutMS"), 1000
-        )
+        limits = {"serverSelectionTimeoutMS": 400, "connectTimeoutMS": 400, "socketTimeoutMS": 1000}
         text = path.read_text(encoding="utf-8")
         text = text.replace("mongoclient_kwargs: {}", f"mongoclient_kwargs: {json.dumps(limits)}")
         path.write_text(text, encoding="utf-8")
@@ -187,6 +186,10 @@ class Site:
         finally:
             daemon.kill()
         assert not daemon.noise, f"not a JSON log: {daemon.noise}"
+
+    def await_first_pass(self) -> None:
+        """Wait until a daemon has looked at everything once, so that its watches are set."""
+        wait_until(lambda: ((read_status(self.root / ".fwagent") or {}).get("passes") or 0) > 0)
 
     # ---------------------------------------------------------------------- the compute nodes
 
@@ -325,18 +328,28 @@ class Daemon:
 
     def wait_for(self, event: str, *, timeout: float = DEADLINE, **fields: Any) -> Document:
         """Return the next entry with this event and these fields, after those returned before."""
+        what = f"{event!r} with {fields}"
+        return self._await(lambda entry: _is(entry, event, fields), what, timeout)
+
+    def wait_for_error(self, words: str, *, timeout: float = DEADLINE) -> Document:
+        """Return the next error whose text has these words."""
+        return self._await(
+            lambda entry: entry["level"] == "error" and words in entry["event"],
+            f"error {words!r}",
+            timeout,
+        )
+
+    def _await(self, wanted: Callable[[Document], bool], what: str, timeout: float) -> Document:
         deadline = time.monotonic() + timeout
         with self._news:
             while True:
                 for position in range(self._seen, len(self.log)):
-                    if _is(self.log[position], event, fields):
+                    if wanted(self.log[position]):
                         self._seen = position + 1
                         return self.log[position]
                 left = deadline - time.monotonic()
                 if left <= 0 or self._reader_ended:
-                    raise AssertionError(
-                        f"no {event!r} with {fields} in {timeout} s: {self.tail()}"
-                    )
+                    raise AssertionError(f"no {what} in {timeout} s: {self.tail()}")
                 self._news.wait(left)
 
     def tail(self) -> str:
@@ -373,6 +386,14 @@ def _is(entry: Document, event: str, fields: Mapping[str, Any]) -> bool:
     return entry.get("event") == event and all(
         key in entry and entry[key] == value for key, value in fields.items()
     )
+
+
+def wait_until(condition: Callable[[], object], seconds: float = DEADLINE) -> None:
+    """Ask again and again, for what no log tells."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, f"not true after {seconds} s"
+        time.sleep(0.02)
 
 
 # -------------------------------------------------------------------------------- the database

@@ -307,6 +307,7 @@ def test_a_private_file_with_a_password_is_fine_and_does_not_show_it(write):
     assert connected(config) == "db.example.org:27017/fireworks"
     for text in (str(config), repr(config), repr(config.launchpad), config.model_dump_json()):
         assert PASSWORD not in text
+    assert config.launchpad.uri is not None
     assert config.launchpad.uri.get_secret_value() == WITH_PASSWORD
 
 

@@ -87,7 +87,7 @@ def names(directory):
 
 def drop(outbox, launch_id, state="COMPLETED", token="tok"):
     final = state != "RUNNING"
-    action = {} if final else None
+    action: dict[str, str] | None = {} if final else None
     report = Report(launch_id, state, "/x", 100 + launch_id, token, fwaction=action)
     path = outbox / outbox_name(launch_id, token, final)
     write_report(str(path), report)

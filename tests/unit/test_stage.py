@@ -204,12 +204,12 @@ def test_what_an_earlier_launch_left_is_no_news_of_this_one(tmp_path):
     write_report(str(place / "FW_action.json"), report)
     protocol.write_atomic(str(place / "FW_ping.json"), {"ping_time": "2020-01-01T00:00:00"})
     (place / "OUTCAR").write_text("kept", encoding="utf-8")
-    assert protocol.read_report(str(place)).final
+    assert isinstance(protocol.read_report(str(place)), Report)
 
     stage(claim_of(place, 7, "new"), tmp_path, "true", 60)
 
     told = protocol.read_report(str(place))
-    assert told.reason == protocol.STAGED
+    assert told == protocol.NotYet(str(place), protocol.STAGED)
     assert not (place / "FW_action.json").exists()
     assert not (place / "FW_ping.json").exists()
     assert (place / "OUTCAR").read_text() == "kept"

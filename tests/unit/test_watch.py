@@ -31,7 +31,8 @@ def watch(wake):
 
 def told(wake, *wanted):
     """What the loop is told until it has heard of all that is wanted: (reasons, directories)."""
-    reasons, places = set(), set()
+    reasons: set[str] = set()
+    places: set[str] = set()
     deadline = time.monotonic() + DEADLINE
     while not reasons | places >= set(wanted):
         assert time.monotonic() < deadline, (reasons, places)

@@ -1,0 +1,312 @@
+"""`fwagent run` as a process on a real database: what wakes it, what it does, and how it ends."""
+
+import signal
+from pathlib import Path
+
+import pytest
+
+from agent.health import Health
+from agent.lease import LeaseKeeper
+from fwrunner.protocol import Report, outbox_name, write_atomic, write_report
+from tests.support.agent import (
+    SHORT_LEASE,
+    WORKER,
+    Site,
+    Store,
+    in_place,
+    stock_report,
+    wait_until,
+)
+
+SCRIPT = {"_tasks": [{"_fw_name": "ScriptTask", "script": "true"}]}
+FAILS = {"_tasks": [{"_fw_name": "ScriptTask", "script": "exit 3"}]}
+
+
+@pytest.fixture
+def site(mongod, lp_name, tmp_path):
+    return Site(tmp_path / "home", mongod, lp_name)
+
+
+@pytest.fixture
+def store(lp, db):
+    return Store(lp, db)
+
+
+def only(rows):
+    (row,) = rows
+    return row
+
+
+# ------------------------------------------------------------------------------------ the main job
+
+
+def test_a_workflow_runs_by_itself(site, store):
+    """Fan-out, fan-in and a failure, with no timer: only reports drive it on."""
+    a, b, c, d, e, f = store.add(
+        SCRIPT,
+        SCRIPT,
+        SCRIPT,
+        SCRIPT,
+        FAILS,
+        SCRIPT,
+        links={1: [2, 3], 2: [4], 3: [4], 4: [5], 5: [6]},
+    )
+    site.configure(queue={"type": "local"})
+    with site.daemon() as daemon:
+        daemon.wait_for("applied", fw_id=e, state="FIZZLED")
+        # Each report comes twice, in its directory and in the outbox.
+        wait_until(lambda: not list(site.outbox.iterdir()))
+    assert store.states() == {
+        **dict.fromkeys((a, b, c, d), "COMPLETED"),
+        e: "FIZZLED",
+        f: "WAITING",
+    }
+    assert store.db.launches.count_documents({}) == 5
+    assert store.db.offline_runs.count_documents({"completed": True}) == 5
+    assert store.locks() == 0
+    assert next(entry["fw_id"] for entry in daemon.logged("submitted")) == a
+    assert not daemon.logged("deferred")
+
+
+def test_max_queued_is_kept_and_a_reload_takes_a_new_one_over(site, store):
+    for _ in range(5):
+        store.add()
+    site.configure(launch={"max_queued": 1})
+    with site.daemon() as daemon:
+        wait_until(lambda: store.launchpad.active_count(WORKER)["RESERVED"] == 1)
+
+        site.config.write_text("[launch\n", encoding="utf-8")
+        daemon.reload()
+        kept = daemon.wait_for("the old configuration stays in force")
+        assert "is not valid TOML" in kept["reason"]
+
+        site.configure(launch={"max_queued": 1}, worker={"name": "other"})
+        daemon.reload()
+        kept = daemon.wait_for("the old configuration stays in force")
+        assert "the worker cannot change" in kept["reason"]
+        assert store.launchpad.active_count(WORKER)["RESERVED"] == 1
+
+        site.configure(launch={"max_queued": 3})
+        daemon.reload()
+        daemon.wait_for("the new configuration is in force")
+        wait_until(lambda: store.launchpad.active_count(WORKER)["RESERVED"] == 3)
+    assert len(daemon.logged("the new configuration is in force")) == 1
+    assert store.launchpad.active_count(WORKER)["RESERVED"] == 3
+
+
+# -------------------------------------------------------------------------------------- what wakes
+
+
+def test_a_stock_launch_is_found_and_picked_up_by_event(site, store):
+    """Nothing of ours is in its files or documents, and it writes in place. No sweep is due for a day."""
+    store.add()
+    claim = only(store.stock_launches(site.home))
+    offline = Path(claim.launch_dir, "FW_offline.json")
+    with site.daemon() as daemon:
+        final = stock_report(claim)
+        started = {"launch_id": claim.launch_id, "started_on": final["started_on"]}
+        site.await_first_pass()
+        in_place(offline, started)
+        daemon.wait_for("applied", launch_id=claim.launch_id, state="RUNNING")
+        assert store.state(claim.fw_id) == "RUNNING"
+
+        in_place(offline, final)
+        applied = daemon.wait_for("applied", launch_id=claim.launch_id, state="COMPLETED")
+        assert applied["latency"] < 1
+    assert store.state(claim.fw_id) == "COMPLETED"
+
+
+def test_the_sweep_finds_what_no_event_tells(site, store):
+    """The watch stays on the directory that was moved away; a new one is in its place."""
+    store.add()
+    claim = only(store.stock_launches(site.home))
+    site.configure(sync={"sweep_interval": 0.5})
+    with site.daemon() as daemon:
+        site.await_first_pass()
+        place = Path(claim.launch_dir)
+        place.rename(site.home / "away")
+        place.mkdir()
+        in_place(place / "FW_offline.json", stock_report(claim))
+        daemon.wait_for("applied", launch_id=claim.launch_id, state="COMPLETED")
+    assert store.state(claim.fw_id) == "COMPLETED"
+
+
+def report_into(outbox, claim, token):
+    report = Report(claim.launch_id, "COMPLETED", "/gone", claim.fw_id, token, fwaction={})
+    write_report(str(outbox / outbox_name(claim.launch_id, token, final=True)), report)
+
+
+def test_an_outbox_entry_wakes(site, store):
+    """Its launch directory is nowhere, and no timer fires."""
+    store.add()
+    claim = only(store.stock_launches(site.home))
+    with site.daemon() as daemon:
+        site.await_first_pass()
+        report_into(site.outbox, claim, "any")
+        applied = daemon.wait_for("applied", launch_id=claim.launch_id, state="COMPLETED")
+        assert applied["latency"] < 1
+    assert list(site.outbox.iterdir()) == []
+
+
+def test_the_listing_finds_an_outbox_entry_that_no_event_tells(site, store):
+    store.add()
+    claim = only(store.stock_launches(site.home))
+    site.configure(sync={"outbox_interval": 0.5})
+    with site.daemon() as daemon:
+        site.await_first_pass()
+        site.outbox.rename(site.home / "away")
+        site.outbox.mkdir()
+        report_into(site.outbox, claim, "any")
+        daemon.wait_for("applied", launch_id=claim.launch_id, state="COMPLETED")
+    assert list(site.outbox.iterdir()) == []
+
+
+def test_new_work_is_found_by_the_timer(site, store):
+    site.configure(sync={"reserve_interval": 0.5})
+    with site.daemon():
+        fw_id = only(store.add())
+        wait_until(lambda: store.state(fw_id) == "RESERVED")
+
+
+# ------------------------------------------------------------------------------- pings are no news
+
+
+def test_a_running_job_is_told_once_and_its_pings_reach_the_database(site, store):
+    store.add()
+    claim = only(store.stock_launches(site.home))
+    place = Path(claim.launch_dir)
+    final = stock_report(claim)
+    started = {"launch_id": claim.launch_id, "started_on": final["started_on"]}
+    in_place(place / "FW_offline.json", started)
+    with site.daemon() as daemon:
+        daemon.wait_for("applied", state="RUNNING")
+        for minute in (1, 2, 3):
+            ping = f"2090-01-01T00:0{minute}:00"
+            write_atomic(str(place / "FW_ping.json"), {"ping_time": ping})
+            wait_until(lambda ping=ping: ping in last_update(store, claim))
+        in_place(place / "FW_offline.json", final)
+        daemon.wait_for("applied", state="COMPLETED")
+    assert len(daemon.logged("applied")) == 2
+
+
+def last_update(store, claim):
+    return str(store.launch(claim.launch_id)["state_history"][-1].get("updated_on"))
+
+
+# --------------------------------------------------------------------------------------- its end
+
+
+def test_sigterm_ends_it_promptly_and_gives_the_lease_back(site, store):
+    with site.daemon() as daemon:
+        lease, live = store.launchpad.lease(WORKER)
+        assert (live, lease.pid) == (True, daemon.pid)
+        status = site.json("status")
+        assert (status["agent"]["state"], status["agent"]["pid"]) == ("running", daemon.pid)
+        assert daemon.terminate() < 3
+    assert store.launchpad.lease(WORKER)[1] is False
+    status = site.json("status")
+    assert (status["agent"]["state"], status["agent"]["mode"]) == ("down", "stopped")
+    assert daemon.log[-1]["event"] == "stopped"
+
+
+def test_a_database_without_a_launchpad_is_told_once_and_served_when_it_has_one(
+    site, mongo_client, db_name
+):
+    site.configure(launchpad={"name": db_name})
+    with site.daemon(serving=False) as daemon:
+        error = daemon.wait_for(
+            f"the database '{db_name}' at {site.server.address}/{db_name} holds no LaunchPad"
+        )
+        assert "check the database name" in error["hint"]
+        assert db_name not in mongo_client.list_database_names()
+        site.run("add", workflow_file(site))
+        daemon.wait_for("recovered")
+        database = mongo_client[db_name]
+        wait_until(lambda: database.fireworks.find_one()["state"] == "RESERVED")
+    assert sum("LaunchPad" in entry["event"] for entry in daemon.log) == 1
+
+
+def workflow_file(site):
+    path = site.home / "one.yaml"
+    path.write_text("spec: {_tasks: [{_fw_name: ScriptTask, script: 'true'}]}\n", encoding="utf-8")
+    return path
+
+
+# -------------------------------------------------------------------------------- two for one worker
+
+
+def test_a_second_agent_is_idle_until_the_first_ends(site, store, mongod, lp_name, tmp_path):
+    second = Site(tmp_path / "second", mongod, lp_name)
+    with (
+        site.daemon(command=SHORT_LEASE) as first,
+        second.daemon(command=SHORT_LEASE, serving=False) as daemon,
+    ):
+        idle = daemon.wait_for("idle: another agent serves this worker")
+        assert f"process {first.pid}" in idle["holder"]
+        assert "takes over when the other is gone" in idle["hint"]
+        wait_until(lambda: f"process {first.pid}" in str(second.json("status")["agent"]["mode"]))
+        assert f"(process {first.pid}) serves this worker" in second.run("status").stdout
+
+        # A reload of an idle agent is done once, and changes nothing in who serves.
+        daemon.reload()
+        daemon.wait_for("the new configuration is in force")
+        store.add()
+        first.reload()
+        wait_until(lambda: store.states() == {1: "RESERVED"})
+        assert store.launch(1)["launch_dir"].startswith(str(site.root))
+
+        first.terminate()
+        daemon.wait_for("serving")
+        store.add()
+        daemon.reload()
+        wait_until(lambda: store.states() == {1: "RESERVED", 2: "RESERVED"})
+        assert store.launch(2)["launch_dir"].startswith(str(second.root))
+    assert len(daemon.logged("idle: another agent serves this worker")) == 1
+    assert len(daemon.logged("the new configuration is in force")) == 2
+
+
+def test_a_second_agent_takes_over_from_one_that_was_killed(site, store, mongod, lp_name, tmp_path):
+    second = Site(tmp_path / "second", mongod, lp_name)
+    store.add()
+    claim = only(store.stock_launches(site.home))
+    with (
+        site.daemon(command=SHORT_LEASE) as first,
+        second.daemon(command=SHORT_LEASE, serving=False) as daemon,
+    ):
+        daemon.wait_for("idle: another agent serves this worker")
+        first.kill()
+        in_place(Path(claim.launch_dir, "FW_offline.json"), stock_report(claim))
+        daemon.wait_for("serving")
+        daemon.wait_for("applied", launch_id=claim.launch_id, state="COMPLETED")
+    assert store.launchpad.lease(WORKER)[0].epoch == 2
+
+
+def test_an_agent_that_was_stopped_for_too_long_does_not_serve_any_more(
+    site, store, mongod, lp_name, tmp_path
+):
+    second = Site(tmp_path / "second", mongod, lp_name)
+    with (
+        site.daemon(command=SHORT_LEASE) as first,
+        second.daemon(command=SHORT_LEASE, serving=False) as daemon,
+    ):
+        first.send(signal.SIGSTOP)
+        daemon.wait_for("serving")
+        first.send(signal.SIGCONT)
+        first.wait_for("the lease was lost")
+        idle = first.wait_for("idle: another agent serves this worker")
+        assert f"process {daemon.pid}" in idle["holder"]
+
+
+def test_a_lease_that_runs_out_unrenewed_is_taken(lp, monkeypatch):
+    from agent import lease as leases
+
+    monkeypatch.setattr(leases, "LEASE_SECONDS", 0.2)
+    monkeypatch.setattr(leases, "RENEW_SECONDS", 0.0)
+    first, second = (LeaseKeeper(WORKER, Health(WORKER)) for _ in range(2))
+    assert first.holds(lp)
+    assert not second.holds(lp)
+    assert first.holds(lp)
+    wait_until(lambda: second.holds(lp), 5)
+    assert not first.holds(lp)
+    second.give_back(lp)
+    assert first.holds(lp)
