@@ -6,6 +6,8 @@ over when the first is gone.
 
 from __future__ import annotations
 
+import os
+import socket
 import time
 from secrets import token_hex
 
@@ -67,6 +69,19 @@ class LeaseKeeper:
         if self._lease is not None:
             launchpad.release_lease(self._lease)
             self._lease = None
+
+
+def is_gone(host: str, pid: int) -> bool:
+    """Tell whether a process is certainly gone: only one of this host can be known to be."""
+    if host != socket.gethostname():
+        return False
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return True
+    except OSError:
+        return False
+    return False
 
 
 def describe(lease: Lease) -> str:

@@ -20,7 +20,7 @@ from agent.backoff import Backoff
 from agent.config import Config, load_config
 from agent.health import Health, StatusFile
 from agent.launch import WayOut
-from agent.lease import RENEW_SECONDS, LeaseKeeper
+from agent.lease import RENEW_SECONDS, LeaseKeeper, is_gone
 from agent.log import get_logger
 from agent.queue import Queue, open_queue
 from agent.recover import WayBack
@@ -193,6 +193,8 @@ class Agent:
     def _look(self, due: set[str], touched: set[str], result: Result) -> None:
         way_back = self._parts.way_back
         if "sweep" in due:
+            # What a killed agent has left half done comes first: its locks hold others up.
+            self._parts.launchpad.resume(is_gone)
             self._places = way_back.places(self._worker)
             way_back.memory.keep(self._places)
             self._running &= self._places.keys()

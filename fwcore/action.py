@@ -13,9 +13,6 @@ from fwrunner.protocol.action import EMPTY, InvalidAction
 Document = dict[str, Any]
 
 
-#: Parts of an action that add Fireworks to a workflow.
-GROWTH = ("detours", "append_wfs", "additions")
-
 #: MongoDB refuses documents nested deeper than 100; an action sits a few levels down in its launch.
 _MAX_DEPTH = 90
 

@@ -41,7 +41,7 @@ def history_update(old: list[Document], new: list[Document]) -> Document:
             changes[path] = entry
             continue
         for key, value in entry.items():
-            if not _same(old[position].get(key, _ABSENT), value):
+            if not same(old[position].get(key, _ABSENT), value):
                 changes[f"{path}.{key}"] = value
     return changes
 
@@ -65,7 +65,7 @@ def _compare_members(
         path = prefix + key
         if after is _ABSENT:
             removals[path] = ""
-        elif _same(before, after):
+        elif same(before, after):
             continue
         elif _enterable(before) and _enterable(after):
             _compare_members(f"{path}.", before, after, changes, removals)
@@ -73,7 +73,7 @@ def _compare_members(
             changes[path] = after
 
 
-def _same(before: Any, after: Any) -> bool:
+def same(before: Any, after: Any) -> bool:
     """Tell whether two values are stored alike; 1, 1.0 and True are equal in Python, not in BSON."""
     if before is after:
         return True
@@ -81,10 +81,10 @@ def _same(before: Any, after: Any) -> bool:
         return False
     if isinstance(before, Mapping):
         return before.keys() == after.keys() and all(
-            _same(before[key], after[key]) for key in before
+            same(before[key], after[key]) for key in before
         )
     if isinstance(before, list):
-        return len(before) == len(after) and all(map(_same, before, after))
+        return len(before) == len(after) and all(map(same, before, after))
     if isinstance(before, float) and isnan(before):
         return isnan(after)  # Python's JSON has NaN, and so may a checkpoint
     return bool(before == after)

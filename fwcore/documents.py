@@ -114,7 +114,7 @@ def new_workflow(
         for child in children:
             parent_links.setdefault(child, []).append(parent)
     documents = [
-        _new_firework(firework, ids[old], ids[old] not in parent_links, now)
+        new_firework(firework, ids[old], ids[old] not in parent_links, now)
         for old, firework in fireworks.items()
     ]
     fw_states = {str(document["fw_id"]): document["state"] for document in documents}
@@ -139,7 +139,19 @@ def count_fireworks(source: Mapping[str, Any]) -> int:
     return len(_checked_source(source)[0])
 
 
-def _new_firework(source: Mapping[str, Any], fw_id: int, root: bool, now: datetime) -> Document:
+def parsed_workflow(
+    source: Mapping[str, Any],
+) -> tuple[dict[int, Mapping[str, Any]], dict[int, list[int]]]:
+    """Return ({fw_id: Firework}, links) of a workflow file or a single Firework, ids as they are there.
+
+    Raises InvalidWorkflow as ``new_workflow`` does.
+    """
+    fireworks, links, _name, _metadata = _checked_source(source)
+    return fireworks, links
+
+
+def new_firework(source: Mapping[str, Any], fw_id: int, root: bool, now: datetime) -> Document:
+    """Return a Firework as it is stored; a root is READY, another one as its source says."""
     created = parse_time(source.get("created_on")) or now
     return {
         "spec": _plain(source["spec"]),

@@ -12,9 +12,11 @@ from datetime import datetime
 from typing import Any
 
 from fwcore import action as actions
-from fwcore.diff import history_update, update_between
-from fwcore.documents import firework_object, iso, milliseconds
-from fwcore.states import FINAL, HELD, acceptable_parents, representative, workflow_state
+from fwcore.diff import history_update, same, update_between
+from fwcore.documents import firework_object, iso, milliseconds, new_firework
+from fwcore.flow import Flow
+from fwcore.growth import Growth, growths_of, new_ids
+from fwcore.states import FINAL, HELD, RANKS, acceptable_parents, representative
 from fwrunner.protocol.action import InvalidAction, apply_modifiers
 
 Document = dict[str, Any]
@@ -22,11 +24,15 @@ Document = dict[str, Any]
 
 @dataclass
 class Missing(Exception):
-    """A rule needs documents that were not read: whole ``fireworks``, ``launches``, or only ``flags``."""
+    """A rule needs what was not read: whole ``fireworks``, ``launches``, or only ``flags`` of them.
+
+    ``new_ids`` is how many more ids for new Fireworks are needed.
+    """
 
     fireworks: set[int] = field(default_factory=set)
     launches: set[int] = field(default_factory=set)
     flags: set[int] = field(default_factory=set)
+    new_ids: int = 0
 
 
 @dataclass
@@ -36,7 +42,9 @@ class World:
     ``workflows`` are the locked ones, keyed by nothing; ``fireworks``, ``launches`` are keyed by their
     ids; ``runs`` holds the offline runs of each launch; ``tolerant`` tells of Fireworks that were not
     read whole whether they have ``_allow_fizzled_parents``; ``refused`` tells for a Firework whose
-    workflow is not locked by us the reason; ``gone`` is what was looked for and does not exist.
+    workflow is not locked by us the reason; ``gone`` is what was looked for and does not exist;
+    ``new_ids`` are ids that nobody else will use, for Fireworks that actions add; ``full`` are Fireworks
+    whose spec cannot grow by what the batch would add to it.
     """
 
     workflows: list[Document] = field(default_factory=list)
@@ -46,19 +54,22 @@ class World:
     tolerant: dict[int, bool] = field(default_factory=dict)
     refused: dict[int, str] = field(default_factory=dict)
     gone: Missing = field(default_factory=Missing)
+    new_ids: list[int] = field(default_factory=list)
+    full: set[int] = field(default_factory=set)
 
 
 @dataclass(frozen=True)
 class Write:
     """One MongoDB update: absolute values only, so that running it twice is running it once.
 
-    ``many`` marks an update of all matching documents.
+    ``many`` marks an update of all matching documents, ``upsert`` one that inserts what is not there.
     """
 
     collection: str
     filter: Document
     update: Document
     many: bool = False
+    upsert: bool = False
 
 
 class Ignore(Exception):
@@ -83,12 +94,10 @@ class Draft:
         self._fireworks: dict[int, Document] = {}
         self._launches: dict[int, Document] = {}
         self._runs: dict[int, Document] = {}
-        self._states = [dict(workflow["fw_states"]) for workflow in world.workflows]
-        self._position = {
-            fw_id: position
-            for position, workflow in enumerate(world.workflows)
-            for fw_id in workflow["nodes"]
-        }
+        self._flows = [Flow(workflow) for workflow in world.workflows]
+        self._flow_of = {node: flow for flow in self._flows for node in flow.nodes}
+        self._new_ids = iter(world.new_ids)
+        self._drawn = 0
         self._owners: dict[int, list[int]] = {}
         for fw_id, firework in world.fireworks.items():
             for launch_id in firework["launches"]:
@@ -98,13 +107,13 @@ class Draft:
         """Return the Fireworks that a launch belongs to: several, when duplicates share it."""
         return self._owners.get(launch_id, [])
 
-    def workflow(self, fw_id: int) -> Document:
-        """Return the locked workflow of a Firework, as it was read."""
+    def flow(self, fw_id: int) -> Flow:
+        """Return the locked workflow of a Firework."""
         if fw_id in self.world.refused:
             raise Defer(self.world.refused[fw_id])
-        if fw_id not in self._position:
+        if fw_id not in self._flow_of:
             raise Ignore(f"no workflow holds Firework {fw_id}")
-        return self.world.workflows[self._position[fw_id]]
+        return self._flow_of[fw_id]
 
     def firework(self, fw_id: int) -> Document:
         """Return a Firework as it will be."""
@@ -123,22 +132,17 @@ class Draft:
             raise Missing(launches={launch_id})
         return found
 
-    def fw_state(self, fw_id: int) -> str:
-        """Return a Firework's state as its workflow will know it."""
-        state: str = self._states[self._position[fw_id]][str(fw_id)]
-        return state
-
     def change_firework(self, fw_id: int, **fields: Any) -> None:
-        """Set fields of a Firework."""
+        """Set fields of a Firework, and with them ``updated_on``."""
         old = self.firework(fw_id)
-        if any(old.get(key) != value for key, value in fields.items()):
-            self._fireworks[fw_id] = {**old, **fields}
+        if any(not same(old.get(key), value) for key, value in fields.items()):
+            self._fireworks[fw_id] = {**old, "updated_on": iso(self.now), **fields}
             self.changes += 1
 
     def change_launch(self, launch_id: int, **fields: Any) -> None:
         """Set fields of a launch."""
         old = self.launch(launch_id)
-        if any(old.get(key) != value for key, value in fields.items()):
+        if any(not same(old.get(key), value) for key, value in fields.items()):
             self._launches[launch_id] = {**old, **fields}
             self.changes += 1
 
@@ -151,11 +155,7 @@ class Draft:
 
     def mirror_state(self, fw_id: int, state: str) -> None:
         """Bring a workflow's copy of a Firework's state up to date."""
-        self.workflow(fw_id)
-        states = self._states[self._position[fw_id]]
-        if states.get(str(fw_id)) != state:
-            states[str(fw_id)] = state
-            self.changes += 1
+        self.changes += self.flow(fw_id).set_state(fw_id, state)
 
     def refresh(self, fw_id: int) -> None:
         """Derive a Firework's state anew, and those of the ones it thereby concerns."""
@@ -172,24 +172,21 @@ class Draft:
         self.mirror_state(fw_id, state)
         if state == firework["state"]:
             return []
-        self.change_firework(fw_id, state=state, updated_on=self._updated_on(state))
+        # FireWorks flips a Firework to RUNNING by a field update, which stores a date, not a text.
+        now = milliseconds(self.now) if state == "RUNNING" else iso(self.now)
+        self.change_firework(fw_id, state=state, updated_on=now)
         if state not in FINAL:
             return []
-        if state == "COMPLETED":
-            self._apply_action(fw_id)
-        return self._children(fw_id)
-
-    def _updated_on(self, state: str) -> datetime | str:
-        # FireWorks flips a Firework to RUNNING by a field update, which stores a date, not a text.
-        return milliseconds(self.now) if state == "RUNNING" else iso(self.now)
+        born = self._apply_action(fw_id) if state == "COMPLETED" else []
+        return [*born, *self.flow(fw_id).children(fw_id)]
 
     def _derived_state(self, fw_id: int) -> str:
         spec = self.firework(fw_id)["spec"]
-        parents = self.workflow(fw_id).get("parent_links", {}).get(str(fw_id), [])
-        accepted = acceptable_parents(spec)
-        if any(self.fw_state(parent) not in accepted for parent in parents):
+        flow, accepted = self.flow(fw_id), acceptable_parents(spec)
+        parents = flow.parents(fw_id)
+        if any(flow.state(parent) not in accepted for parent in parents):
             return "WAITING"
-        fizzled = [parent for parent in parents if self.fw_state(parent) == "FIZZLED"]
+        fizzled = [parent for parent in parents if flow.state(parent) == "FIZZLED"]
         if fizzled and "_fizzled_parents" not in spec:
             objects = [self._whole(parent) for parent in fizzled]
             self.change_firework(fw_id, spec={**spec, "_fizzled_parents": objects})
@@ -207,59 +204,118 @@ class Draft:
             firework, map(self.launch, firework["launches"]), map(self.launch, archived)
         )
 
-    def _children(self, fw_id: int) -> list[int]:
-        return list(self.workflow(fw_id)["links"].get(str(fw_id), []))
+    def check_action(self, fw_id: int, action: Document) -> None:
+        """Raise InvalidAction if the action of a Firework cannot be applied to its workflow."""
+        self._specs_after(fw_id, action)
+        flow = self.flow(fw_id)
+        for growth in growths_of(action, fw_id):
+            for parent in growth.parents:
+                if parent not in flow.nodes:
+                    raise InvalidAction(f"Firework {parent} is not in the same workflow")
+            for parent in growth.detours:
+                self._check_detour(flow, parent, action)
+            self._pulled_specs(growth, {fw_id: action})
 
-    def _descendants(self, fw_id: int) -> list[int]:
-        found: dict[int, None] = {}
-        pending = self._children(fw_id)
-        while pending:
-            node = pending.pop(0)
-            if node not in found:
-                found[node] = None
-                pending.extend(self._children(node))
-        return list(found)
+    def _check_detour(self, flow: Flow, parent: int, action: Document) -> None:
+        if action["defuse_children"] or action["defuse_workflow"]:
+            return
+        waiting = RANKS["WAITING"]
+        begun = [child for child in flow.children(parent) if RANKS[flow.state(child)] > waiting]
+        if begun:
+            raise InvalidAction(
+                f"a detour of Firework {parent} needs children that wait, "
+                f"but {begun[0]} is {flow.state(begun[0])}"
+            )
 
-    def specs_after(self, fw_id: int, action: Mapping[str, Any]) -> dict[int, Document]:
+    def _specs_after(self, fw_id: int, action: Document) -> dict[int, Document]:
         """Return the specs that an action gives to other Fireworks; raise InvalidAction."""
         if not action["update_spec"] and not action["mod_spec"]:
             return {}
-        targets = self._descendants(fw_id) if action["propagate"] else self._children(fw_id)
+        flow = self.flow(fw_id)
+        targets = flow.descendants(fw_id) if action["propagate"] else flow.children(fw_id)
         self._require(targets)
-        specs = {}
-        for target in targets:
-            specs[target] = {**self.firework(target)["spec"], **action["update_spec"]}
-            try:
-                apply_modifiers(specs[target], action["mod_spec"])
-            except InvalidAction as error:
-                raise InvalidAction(f"{error} (in Firework {target})") from error
-        return specs
+        if full := self.world.full & set(targets):
+            raise InvalidAction(f"the spec of Firework {min(full)} would outgrow MongoDB's 16 MiB")
+        return {
+            target: _modified(self.firework(target)["spec"], action, f"Firework {target}")
+            for target in targets
+        }
 
-    def _apply_action(self, fw_id: int) -> None:
+    def _apply_action(self, fw_id: int) -> list[int]:
+        """Apply the action of a Firework that has just become COMPLETED; return the Fireworks it adds."""
         launch = self._representative(fw_id)
         action = actions.normalized((launch or {}).get("action") or {})
-        if any(action[key] for key in actions.GROWTH):
-            raise Defer("an earlier launch's action adds Fireworks, which cannot be applied yet")
         try:
-            specs = self.specs_after(fw_id, action)
+            self.check_action(fw_id, action)
+            growths = growths_of(action, fw_id)
         except InvalidAction as error:
             raise Defer(f"the action of Firework {fw_id} cannot be applied: {error}") from error
-        for target, spec in specs.items():
-            self.change_firework(target, spec=spec, updated_on=iso(self.now))
+        for target, spec in self._specs_after(fw_id, action).items():
+            self.change_firework(target, spec=spec)
+        flow = self.flow(fw_id)
         if action["defuse_children"]:
-            self._defuse(self._children(fw_id))
+            self._defuse(flow.children(fw_id))
         if action["defuse_workflow"]:
-            nodes = self.workflow(fw_id)["nodes"]
-            self._defuse([node for node in nodes if self.fw_state(node) not in FINAL])
+            self._defuse([node for node in flow.nodes if flow.state(node) not in FINAL])
+        return self._grow(fw_id, growths, action)
+
+    def _grow(self, fw_id: int, growths: list[Growth], action: Document) -> list[int]:
+        ids = self._draw(growths)
+        born: list[int] = []
+        for growth in growths:
+            specs = self._pulled_specs(growth, {fw_id: action})
+            flow = self.flow(fw_id)
+            links = {ids[old]: [ids[child] for child in growth.links.get(old, [])] for old in specs}
+            # The children that a detour is to hold back are those from before this action.
+            held = {
+                child: None
+                for parent in growth.parents
+                if parent in growth.detours
+                for child in flow.children(parent)
+                if child not in born
+            }
+            for leaf in growth.leaves:
+                links[ids[leaf]] = list(held)
+            flow.add(links, growth.parents, [ids[root] for root in growth.roots])
+            for old, spec in specs.items():
+                document = new_firework(growth.fireworks[old], ids[old], False, self.now)
+                self._fireworks[ids[old]] = {**document, "spec": spec}
+                self._flow_of[ids[old]] = flow
+                born.append(ids[old])
+            self.changes += len(specs)
+        return born
+
+    def _draw(self, growths: list[Growth]) -> dict[int, int]:
+        """Return the new ids of the Fireworks in ``growths``."""
+        needed = sum(len(growth.fireworks) for growth in growths)
+        if self._drawn + needed > len(self.world.new_ids):
+            raise Missing(new_ids=self._drawn + needed - len(self.world.new_ids))
+        self._drawn += needed
+        return new_ids(growths, self._new_ids)
+
+    def _pulled_specs(self, growth: Growth, known: Mapping[int, Document]) -> dict[int, Document]:
+        """Return the specs of the Fireworks in ``growth``, its roots changed by completed parents."""
+        specs = {old: dict(source["spec"]) for old, source in growth.fireworks.items()}
+        for parent in growth.parents if growth.pulls else ():
+            action = known.get(parent) or self._completed_action(parent)
+            for root in growth.roots if action else ():
+                specs[root] = _modified(specs[root], action or {}, f"the new Firework {root}")
+        return specs
+
+    def _completed_action(self, fw_id: int) -> Document | None:
+        launch = self._representative(fw_id)
+        if launch is None or launch["state"] != "COMPLETED" or not launch["action"]:
+            return None
+        return actions.normalized(launch["action"])
 
     def _defuse(self, fw_ids: list[int]) -> None:
         self._require(fw_ids)
         for fw_id in fw_ids:
-            self.change_firework(fw_id, state="DEFUSED", updated_on=iso(self.now))
+            self.change_firework(fw_id, state="DEFUSED")
             self.mirror_state(fw_id, "DEFUSED")
 
     def _require(self, fw_ids: Iterable[int]) -> None:
-        unknown = set(fw_ids) - set(self.world.fireworks)
+        unknown = set(fw_ids) - self.world.fireworks.keys() - self._fireworks.keys()
         if gone := unknown & self.world.gone.fireworks:
             raise Defer(f"Firework {min(gone)} is not in the database")
         if unknown:
@@ -270,11 +326,12 @@ class Draft:
         return [
             fw_id
             for fw_id, firework in self._fireworks.items()
-            if firework["state"] == "READY" != self.world.fireworks[fw_id]["state"]
+            if firework["state"] == "READY"
+            and self.world.fireworks.get(fw_id, {}).get("state") != "READY"
         ]
 
     def writes(self) -> list[Write]:
-        """Return the writes: launches, then specs before states, then workflows, offline runs last.
+        """Return the writes: launches, Fireworks (new ones, specs, states), workflows, offline runs.
 
         A child must not be READY before it has its new spec, and an offline run is completed only after
         everything that its report causes.
@@ -294,42 +351,42 @@ class Draft:
         return [write for write in found if write is not None]
 
     def _firework_writes(self) -> list[Write]:
-        specs, states = [], []
+        born, changed = [], []
         for fw_id, new in self._fireworks.items():
-            old = self.world.fireworks[fw_id]
-            spec = update_between({"spec": old["spec"]}, {"spec": new["spec"]})
-            if spec:
-                specs.append(Write("fireworks", {"fw_id": fw_id}, spec))
-            rest = update_between(_without_spec(old), _without_spec(new))
-            if rest:
-                # Compare-and-set: a pause or a defuse that came in between is not undone.
-                states.append(Write("fireworks", {"fw_id": fw_id, "state": old["state"]}, rest))
-        return specs + states
+            old = self.world.fireworks.get(fw_id)
+            if old is None:
+                born.append(
+                    Write("fireworks", {"fw_id": fw_id}, {"$setOnInsert": new}, upsert=True)
+                )
+                continue
+            # Compare-and-set: a pause or a defuse that came in between is not undone, and a plan that
+            # somebody else has carried out for us is not carried out again.
+            seen = {"fw_id": fw_id, "state": old["state"], "updated_on": old.get("updated_on")}
+            changed.append(Write("fireworks", seen, update_between(old, new)))
+        return born + changed
 
     def _workflow_writes(self) -> list[Write]:
-        touched = {self._position[fw_id] for fw_id in self._fireworks if fw_id in self._position}
-        writes = []
-        for position, workflow in enumerate(self.world.workflows):
-            states = self._states[position]
-            if states == workflow["fw_states"] and position not in touched:
-                continue
-            new = {**workflow, "fw_states": states, "updated_on": milliseconds(self.now)}
-            new["state"] = workflow_state(states, workflow["links"], self._tolerates(position))
-            update = update_between(workflow, new)
-            writes.append(Write("workflows", {"_id": workflow["_id"]}, update))
-        return writes
+        touched = {id(self._flow_of[fw_id]) for fw_id in self._fireworks if fw_id in self._flow_of}
+        return [
+            Write("workflows", {"_id": old["_id"]}, flow.update(self._tolerates(flow), self.now))
+            for old, flow in zip(self.world.workflows, self._flows, strict=True)
+            if id(flow) in touched or flow.changed()
+        ]
 
-    def _tolerates(self, position: int) -> Callable[[int], bool]:
+    def _tolerates(self, flow: Flow) -> Callable[[int], bool]:
         """Return a function that tells of a Firework whether it accepts FIZZLED parents."""
-        states, links = self._states[position], self.world.workflows[position]["links"]
-        fizzled = [key for key, state in states.items() if state == "FIZZLED"]
-        asked = {child for key in fizzled for child in links.get(key, [])}
-        unknown = asked - set(self.world.fireworks) - set(self.world.tolerant)
+        asked = {child for fw_id in flow.fizzled() for child in flow.children(fw_id)}
+        unknown = (
+            asked
+            - self.world.fireworks.keys()
+            - self._fireworks.keys()
+            - self.world.tolerant.keys()
+        )
         if unknown:
             raise Missing(flags=unknown)
 
         def tolerates(fw_id: int) -> bool:
-            if fw_id in self.world.fireworks:
+            if fw_id in self.world.fireworks or fw_id in self._fireworks:
                 return bool(self.firework(fw_id)["spec"].get("_allow_fizzled_parents"))
             return self.world.tolerant[fw_id]
 
@@ -347,8 +404,14 @@ class Draft:
         ]
 
 
-def _without_spec(firework: Document) -> Document:
-    return {key: value for key, value in firework.items() if key != "spec"}
+def _modified(spec: Document, action: Mapping[str, Any], whose: str) -> Document:
+    """Return a spec after an action's ``update_spec`` and ``mod_spec``; raise InvalidAction."""
+    changed = {**spec, **action["update_spec"]}
+    try:
+        apply_modifiers(changed, action["mod_spec"])
+    except InvalidAction as error:
+        raise InvalidAction(f"{error} (in {whose})") from error
+    return changed
 
 
 def launch_write(old: Document, new: Document) -> Write | None:

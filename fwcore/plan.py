@@ -151,7 +151,7 @@ def _cancel(draft: Draft, launch_id: int) -> None:
         raise Ignore(f"launch {launch_id} is {launch['state']}, not RESERVED")
     owners = draft.owners(launch_id)
     for fw_id in owners:
-        draft.workflow(fw_id)
+        draft.flow(fw_id)
     history = [*launch["state_history"], {"state": "READY", "created_on": iso(draft.now)}]
     draft.change_launch(launch_id, state="READY", state_history=history)
     for fw_id in owners:
@@ -203,9 +203,12 @@ def _apply(draft: Draft, report: Report) -> Outcome:
     launch = draft.world.launches[report.launch_id]
     owners = draft.owners(report.launch_id)
     if not owners:
+        # An open run of a superseded launch would be offered for ever, and FireWorks would apply the
+        # action of the newer launch again at each recovery (C16, W38).
+        draft.change_runs(report.launch_id, deprecated=True)
         raise Ignore("the launch is archived: its Firework was rerun or cancelled meanwhile")
     for fw_id in owners:
-        draft.workflow(fw_id)
+        draft.flow(fw_id)
     if launch["state"] in ACTIVE:
         report = _applicable(draft, owners, report)
         _record(draft, launch, report)
@@ -243,11 +246,9 @@ def _applicable(draft: Draft, owners: list[int], report: Report) -> Report:
     except InvalidAction as error:
         return _fizzled(report, f"the action cannot be stored: {error}")
     if report.state == "COMPLETED":
-        if growth := [key for key in actions.GROWTH if action[key]]:
-            raise Defer(f"its action has {', '.join(growth)}, which this version cannot apply yet")
         try:
             for fw_id in owners:
-                draft.specs_after(fw_id, action)
+                draft.check_action(fw_id, action)
         except InvalidAction as error:
             return _fizzled(report, f"the action cannot be applied: {error}", action)
     return report._replace(fwaction=action)

@@ -11,15 +11,16 @@ token into it that names the holder, so that our own locks can be told from othe
 from __future__ import annotations
 
 import os
-import secrets
 import socket
 from collections.abc import Callable
+from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 from pymongo.database import Database
 
+from fwcore.errors import FwagentError
 from fwcore.launchpad.claims import Claims
 from fwcore.launchpad.connection import connect, own_address
 from fwcore.launchpad.intake import Intake
@@ -52,7 +53,8 @@ class LaunchPad(Intake, Claims, Reports, Queries, Own):
         self.where = where or database.name
         self.host = socket.gethostname()
         self.ip = own_address(self.host)
-        self._holder = f"fwagent:{self.host}:{os.getpid()}:{secrets.token_hex(4)}"
+        self._pid = os.getpid()
+        self._begin_session()
 
     @classmethod
     def from_uri(
@@ -80,7 +82,9 @@ class LaunchPad(Intake, Claims, Reports, Queries, Own):
         return self._clock()
 
     def close(self) -> None:
-        """Close the connections."""
+        """End the session and close the connections."""
+        with suppress(FwagentError), self._reaching():
+            self._end_session()
         self._db.client.close()
 
     # ----------------------------------------------------------------- a database made for a while

@@ -13,12 +13,16 @@ from pymongo import ASCENDING, DESCENDING, UpdateOne
 
 from fwcore import documents
 from fwcore.draft import World
+from fwcore.launchpad.reading import WHOLE
 from fwcore.launchpad.records import BATCH, Applied, Claim, PlaceLaunch
-from fwcore.launchpad.session import WHOLE, Session, batches
+from fwcore.launchpad.session import Session, batches
 from fwcore.plan import plan_cancel, plan_claim
 from fwcore.worker import Worker
 
 Document = dict[str, Any]
+
+#: What a claim needs to know of a Firework before it is its own.
+_SEEN = ("fw_id", "name", "updated_on", "spec._trackers", "spec._launch_dir")
 
 
 class Claims(Session):
@@ -60,7 +64,7 @@ class Claims(Session):
             {"$nin": tried} if fw_ids is None else {"$in": list(set(fw_ids) - set(tried))}
         )
         order = [("spec._priority", DESCENDING), ("created_on", ASCENDING)]
-        wanted = {"fw_id": 1, "name": 1, "spec._trackers": 1, "spec._launch_dir": 1}
+        wanted = dict.fromkeys(_SEEN, 1)
         cursor = self._db.fireworks.find({"$and": [query, {"fw_id": ids}]}, wanted)
         return list(cursor.sort(order).limit(n).batch_size(WHOLE))
 
@@ -84,36 +88,53 @@ class Claims(Session):
                 )
                 for launch_id, firework in enumerate(free, first)
             ]
-            self._db.launches.insert_many(launches)
-            won = self._take(launches, now)
-            self._discard(launch for launch in launches if launch["fw_id"] not in won)
-            self._commit(self._planned(world, partial(plan_claim, world, won, now)), token)
+            with self._journal(
+                token, {"claim": [(launch["launch_id"], launch["fw_id"]) for launch in launches]}
+            ):
+                self._db.launches.insert_many(launches)
+                won = self._take(free, launches, now)
+                self._discard(launch for launch in launches if launch["fw_id"] not in won)
+                plan = self._planned(world, partial(plan_claim, world, won, now))
+                self._execute(plan.writes, token)
             return self._claims(launches, won)
 
-    def _take(self, launches: Sequence[Document], now: datetime) -> dict[int, Document]:
-        """Flip Fireworks to RESERVED; return those that were still READY, as they are now, by fw_id."""
-        ids = {launch["fw_id"]: launch["launch_id"] for launch in launches}
-        self._db.fireworks.bulk_write(
-            [
-                UpdateOne(
-                    {"fw_id": fw_id, "state": "READY"},
-                    {
-                        "$set": {"state": "RESERVED", "updated_on": documents.iso(now)},
-                        "$push": {"launches": launch_id},
-                    },
-                )
-                for fw_id, launch_id in ids.items()
-            ],
-            ordered=False,
-        )
+    def _take(
+        self, free: Sequence[Document], launches: Sequence[Document], now: datetime
+    ) -> dict[int, Document]:
+        """Flip Fireworks to RESERVED; return those that were as they were seen, as they are now, by fw_id."""
+        reserved = {"state": "RESERVED", "updated_on": documents.iso(now)}
+        operations = [
+            UpdateOne(
+                {"fw_id": seen["fw_id"], "state": "READY", "updated_on": seen.get("updated_on")},
+                {"$set": reserved, "$push": {"launches": launch["launch_id"]}},
+            )
+            for seen, launch in zip(free, launches, strict=True)
+        ]
+        self._db.fireworks.bulk_write(operations, ordered=False)
         # A launch id is never used twice, so holding it proves that the update was ours.
-        query = {"launches": {"$in": list(ids.values())}}
+        query = {"launches": {"$in": [launch["launch_id"] for launch in launches]}}
         cursor = self._db.fireworks.find(query, batch_size=WHOLE)
         return {firework["fw_id"]: firework for firework in cursor}
 
     def _discard(self, launches: Iterable[Document]) -> None:
         if lost := [launch["launch_id"] for launch in launches]:
-            self._db.launches.delete_many({"launch_id": {"$in": lost}})
+            # One that another session has cancelled for us stays, as any cancelled launch does.
+            self._db.launches.delete_many({"launch_id": {"$in": lost}, "state": "RESERVED"})
+
+    def _unclaim(self, claim: list[tuple[int, int]]) -> None:
+        launch_ids = [launch_id for launch_id, _fw_id in claim]
+        # A stopped process that wakes up must not find them as it has seen them.
+        touched = {"fw_id": {"$in": [fw_id for _launch_id, fw_id in claim]}, "state": "READY"}
+        now = documents.iso(self._clock())
+        self._db.fireworks.update_many(touched, {"$set": {"updated_on": now}})
+        self.cancel(launch_ids)
+        query = {"$or": [{key: {"$in": launch_ids}} for key in ("launches", "archived_launches")]}
+        used = {
+            number
+            for firework in self._db.fireworks.find(query, {"launches": 1, "archived_launches": 1})
+            for number in (*firework["launches"], *firework["archived_launches"])
+        }
+        self._db.launches.delete_many({"launch_id": {"$in": sorted(set(launch_ids) - used)}})
 
     def _claims(self, launches: Sequence[Document], won: Mapping[int, Document]) -> list[Claim]:
         launches = [launch for launch in launches if launch["fw_id"] in won]

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
+from datetime import datetime
 from typing import Any
 
 from pymongo import MongoClient
@@ -45,6 +46,21 @@ def reaching(what: str) -> Iterator[None]:
 
 def _first_line(error: Exception) -> str:
     return str(error).splitlines()[0].split(", Timeout:")[0][:300]
+
+
+class Connected:
+    """A connected database; the parts of the LaunchPad build on it."""
+
+    _db: Database[Document]
+    _clock: Callable[[], datetime]
+    _pid: int
+    name: str
+    where: str
+    host: str
+    ip: str
+
+    def _reaching(self) -> AbstractContextManager[None]:
+        return reaching(self.where)
 
 
 def connect(

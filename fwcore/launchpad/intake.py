@@ -11,7 +11,8 @@ from pymongo.errors import DuplicateKeyError, PyMongoError
 
 from fwcore import documents
 from fwcore.errors import InvalidWorkflow, NotInitialized
-from fwcore.launchpad.session import Session, no_launchpad
+from fwcore.launchpad.reading import no_launchpad
+from fwcore.launchpad.session import Session
 
 Document = dict[str, Any]
 
@@ -65,6 +66,7 @@ class Intake(Session):
         ]
         with self._reaching():
             self._db.offline_runs.create_indexes(wanted)
+            self._db.workflows.create_index([("locked", ASCENDING)], sparse=True)
 
     def add(self, workflow: Mapping[str, Any]) -> dict[int, int]:
         """Store a workflow (the content of a workflow file, or one Firework); return {old: new fw_id}.

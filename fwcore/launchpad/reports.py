@@ -9,6 +9,7 @@ from typing import Any, cast
 import bson
 
 from fwcore.draft import World
+from fwcore.growth import count_added
 from fwcore.launchpad.records import BATCH, Applied
 from fwcore.launchpad.session import Session, batches
 from fwcore.plan import Outcome, Plan, is_heartbeat, plan_heartbeats, plan_reports
@@ -46,7 +47,7 @@ class Reports(Session):
             world = World(launches=launches)
             self._read_runs(world, {report.launch_id for report in beats})
             plan = plan_heartbeats(world, beats)
-            self._execute(plan.writes)
+            self._execute(plan.writes, "")
             result.extend(plan)
         if rest:
             result.extend(self._apply_locked(rest))
@@ -58,6 +59,7 @@ class Reports(Session):
         with self._locked(owners) as (token, world):
             ending = {report.launch_id for report in reports if report.final}
             self._read(world, owners, launch_ids, children=bool(ending))
+            world.new_ids += self._new_fw_ids(sum(count_added(r.fwaction) for r in reports))
             plan = self._planned(world, partial(plan_reports, world, reports, self._clock()))
             self._commit(plan, token)
             return plan

@@ -132,6 +132,14 @@ DIFFERENCES = (
         "in the archived launch, where nothing uses it.",
         r"rerun meanwhile, when.*",
     ),
+    Difference(
+        "a single Firework that is added",
+        r"launches\.action\.(additions|detours)\.\d\.(fw_id|fws|links|metadata|name|spec|(created|updated)_on)",
+        r".*",
+        r".*",
+        "An action is stored as the compute node wrote it. FireWorks wraps a single Firework in a workflow first.",
+        where=r".*action-(additions|both)",
+    ),
 )
 
 

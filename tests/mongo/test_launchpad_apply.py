@@ -71,9 +71,10 @@ def test_a_batch_has_one_of_each_kind(lp, db) -> None:
     assert {(o.launch_id, o.state) for o in result.applied} == {
         (beat.launch_id, "RUNNING"),
         (done.launch_id, "COMPLETED"),
+        (dynamic.launch_id, "FIZZLED"),
         (failed.launch_id, "FIZZLED"),
     }
-    assert [o.launch_id for o in result.deferred] == [dynamic.launch_id]
+    assert result.deferred == []
     assert sorted(o.launch_id for o in result.ignored) == [retired.launch_id, 999]
     history = db.launches.find_one({"launch_id": beat.launch_id})["state_history"]
     assert history[-1]["updated_on"] == "2026-11-23T13:00:00+00:00"
@@ -300,7 +301,7 @@ def test_the_number_of_commands_does_not_depend_on_the_batch(db_uri, lp_name, lp
         costs.append(spent)
     watched.close()
     assert costs[0] == costs[1]
-    assert max(costs[0]) <= 14
+    assert max(costs[0]) <= 17
     assert costs[0][1] <= 3
 
 

@@ -239,21 +239,18 @@ def test_defuse_workflow_spares_what_has_ended(memory) -> None:
 
 
 @pytest.mark.parametrize("growth", ["detours", "additions", "append_wfs"])
-def test_an_action_that_adds_fireworks_is_deferred_and_harms_nothing_else(memory, growth) -> None:
+def test_an_action_that_adds_what_is_no_workflow_fizzles_that_firework_only(memory, growth) -> None:
     ids, other = memory.add({"a": "b"}), memory.add({"a": "b"})
     growing, plain = memory.run(ids["a"]), memory.run(other["a"])
-    before = memory.world()
     plan = memory.apply(
         report(growing, "COMPLETED", **{growth: [{"fws": []}]}), report(plain, "COMPLETED")
     )
-    assert list(reasons(plan.deferred)) == [growing]
-    assert growth in plan.deferred[0].reason
-    assert plan.deferred[0].fw_id == ids["a"]
-    assert applied(plan) == {plain: "COMPLETED"}
+    assert applied(plan) == {growing: "FIZZLED", plain: "COMPLETED"}
     assert plan.released == [other["b"]]
-    assert memory.launch(growing) == before.launches[growing]
-    assert memory.workflow(ids["a"]) in before.workflows
-    assert memory.offline_run(growing)["completed"] is False
+    assert memory.states(ids) == {"a": "FIZZLED", "b": "WAITING"}
+    stored = memory.launch(growing)["action"]["stored_data"]
+    assert growth in stored["_message"]
+    assert stored["_action"][growth] == [{"fws": []}]
 
 
 def test_a_failed_launch_may_say_that_it_would_have_added_fireworks(memory) -> None:
@@ -309,13 +306,13 @@ def test_every_reason_is_told_once_when_a_batch_is_begun_again(memory) -> None:
     memory.set_state(other["b"], "WAITING")
     plan = memory.plan(
         report(plain, "COMPLETED"),
-        report(growing, "COMPLETED", detours=[{"fws": []}]),
+        report(growing, "COMPLETED"),
         report(tangled, "COMPLETED"),
         report(99, "COMPLETED"),
     )
-    assert sorted(outcome.launch_id for outcome in plan.deferred) == [growing, tangled]
+    assert [outcome.launch_id for outcome in plan.deferred] == [tangled]
     assert [outcome.launch_id for outcome in plan.ignored] == [99]
-    assert applied(plan) == {plain: "COMPLETED"}
+    assert applied(plan) == {plain: "COMPLETED", growing: "COMPLETED"}
     assert {write.collection for write in plan.writes} == set(memory.collections)
     touched = {str(write.filter) for write in plan.writes}
     assert not any(f"'launch_id': {tangled}" in text for text in touched)
@@ -365,8 +362,12 @@ def test_an_archived_launch(memory) -> None:
     firework = memory.firework(ids["a"])
     firework["archived_launches"], firework["launches"] = firework["launches"], []
     memory.set_state(ids["a"], "READY")
-    plan = memory.plan(report(launch, "COMPLETED"))
-    assert nothing_done(plan)
+    plan = memory.apply(report(launch, "COMPLETED"))
+    # Its run is retired: FireWorks would apply the newer launch's action again at each recovery (W38).
+    assert [write.collection for write in plan.writes] == ["offline_runs"]
+    run = memory.offline_run(launch)
+    assert (run["deprecated"], run["completed"]) == (True, False)
+    assert not plan.applied
     assert "is archived: its Firework was rerun or cancelled" in reasons(plan.ignored)[launch]
 
 
@@ -616,14 +617,13 @@ def test_a_checkpoint_is_kept_where_a_task_level_rerun_looks(memory) -> None:
 def test_the_order_of_writes(memory) -> None:
     ids = memory.add(DIAMOND)
     plan = memory.plan(report(memory.reserve(ids["a"]), "COMPLETED", update_spec={"x": 1}))
-    kinds = [
-        write.collection
-        if write.collection != "fireworks"
-        else ("spec" if any(path.startswith("spec") for path in write.update["$set"]) else "state")
-        for write in plan.writes
-    ]
-    # A child has its spec before anybody can pick it; a run is closed after all that it causes.
-    assert kinds == ["launches", "spec", "spec", *["state"] * 3, "workflows", "offline_runs"]
+    # A run is closed after all that it causes.
+    kinds = ["launches", *["fireworks"] * 3, "workflows", "offline_runs"]
+    assert [write.collection for write in plan.writes] == kinds
+    # A child gets its spec and its state at once: nobody can pick it with the old spec.
+    children = [write for write in plan.writes if write.filter.get("fw_id") in (ids["b"], ids["c"])]
+    assert [write.update["$set"]["spec.x"] for write in children] == [1, 1]
+    assert {write.update["$set"]["state"] for write in children} == {"READY"}
     assert plan.writes[-1].many
 
 

@@ -298,7 +298,10 @@ class TestFizzled:
             ),
             ("{'stored_data': {'x': 2**64}}", "stored_data.x is an integer beyond 64 bits"),
             ("{'mod_spec': [{'_push': {'x': b''}}]}", "mod_spec[0]._push.x is a bytes"),
-            ("{'mod_spec': [{'_unset': {'x': 1}}]}", "its mod_spec fails: _unset of 'x': no such key"),
+            (
+                "{'mod_spec': [{'_unset': {'x': 1}}]}",
+                "its mod_spec fails: _unset of 'x': no such key",
+            ),
             ("{'stored': 1}", "it returned a dict with 'stored', which no FWAction has"),
             ("3", "it returned a int, which is no FWAction"),
         ],

@@ -1,0 +1,96 @@
+"""A locked workflow as it will be: its links and its copy of the states."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from datetime import datetime
+from typing import Any
+
+from fwcore.diff import update_between
+from fwcore.documents import milliseconds
+from fwcore.states import workflow_state
+
+Document = dict[str, Any]
+
+
+class Flow:
+    """One workflow. What was read is never altered; what changes is copied first."""
+
+    def __init__(self, document: Document) -> None:
+        self._old = document
+        self._states: dict[str, str] = dict(document["fw_states"])
+        self._links: dict[str, list[int]] = document["links"]
+        self._parents: dict[str, list[int]] = document.get("parent_links", {})
+        self._nodes: list[int] = document["nodes"]
+
+    @property
+    def nodes(self) -> list[int]:
+        """The Fireworks in it."""
+        return self._nodes
+
+    def children(self, fw_id: int) -> list[int]:
+        """Return the Fireworks that wait for one."""
+        return list(self._links.get(str(fw_id), []))
+
+    def parents(self, fw_id: int) -> list[int]:
+        """Return the Fireworks that one waits for."""
+        return list(self._parents.get(str(fw_id), []))
+
+    def descendants(self, fw_id: int) -> list[int]:
+        """Return all Fireworks below one, each once."""
+        found: dict[int, None] = {}
+        pending = self.children(fw_id)
+        while pending:
+            node = pending.pop()
+            if node not in found:
+                found[node] = None
+                pending.extend(self.children(node))
+        return list(found)
+
+    def state(self, fw_id: int) -> str:
+        """Return a Firework's state as the workflow knows it."""
+        return self._states[str(fw_id)]
+
+    def set_state(self, fw_id: int, state: str) -> bool:
+        """Set the copy of a Firework's state; return whether it was another one."""
+        changed = self._states.get(str(fw_id)) != state
+        self._states[str(fw_id)] = state
+        return changed
+
+    def add(self, links: Mapping[int, list[int]], parents: Iterable[int], roots: list[int]) -> None:
+        """Append Fireworks with their links below ``parents``; they are WAITING."""
+        self._links, self._parents = dict(self._links), dict(self._parents)
+        self._links.update((str(node), []) for node in links)
+        edges = [(node, child) for node, children in links.items() for child in children]
+        edges += [(parent, root) for parent in parents for root in roots]
+        for parent, child in edges:
+            _append(self._links, parent, child)
+            _append(self._parents, child, parent)
+        self._nodes = sorted([*self._nodes, *links])
+        self._states.update((str(node), "WAITING") for node in links)
+
+    def fizzled(self) -> set[int]:
+        """Return the Fireworks that are FIZZLED."""
+        return {int(key) for key, state in self._states.items() if state == "FIZZLED"}
+
+    def changed(self) -> bool:
+        """Return whether the states or the links are others than those that were read."""
+        return self._states != self._old["fw_states"] or self._nodes is not self._old["nodes"]
+
+    def update(self, tolerates: Callable[[int], bool], now: datetime) -> Document:
+        """Return the MongoDB update that stores the workflow."""
+        new = {
+            **self._old,
+            "nodes": self._nodes,
+            "links": self._links,
+            "fw_states": self._states,
+            "updated_on": milliseconds(now),
+            "state": workflow_state(self._states, self._links, tolerates),
+        }
+        if "parent_links" in self._old or self._parents:
+            new["parent_links"] = self._parents
+        return update_between(self._old, new)
+
+
+def _append(links: dict[str, list[int]], node: int, other: int) -> None:
+    links[str(node)] = [*links.get(str(node), []), other]

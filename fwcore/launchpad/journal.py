@@ -1,0 +1,184 @@
+"""The redo log: what a batch is about to write is stored first, so that it can be finished by anybody.
+
+A session is one connected LaunchPad. While it holds locks it keeps a document in ``fwagent_sessions`` alive;
+its lock tokens name it. When a session is dead, another one makes its half-done batches whole:
+
+- a batch whose journal is whole is carried out again: its writes are absolute and compare-and-set, so what was
+  done already stays as it is; a claim is undone, for nobody was told of it;
+- a batch without a whole journal has written nothing: its journal is voided, so that the dead session, should it
+  wake up, cannot write one, and its locks are released.
+
+``fwagent_journal`` holds one document per part of a journal, ``_id`` = ``TOKEN/N``; a large batch needs several.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Callable, Iterator
+from datetime import datetime, timedelta
+from typing import Any
+
+import bson
+from bson.codec_options import CodecOptions
+from pymongo.errors import BulkWriteError, DuplicateKeyError
+
+from fwcore.draft import Write
+from fwcore.errors import FwagentError
+from fwcore.launchpad.connection import Connected
+
+Document = dict[str, Any]
+
+#: Seconds that a session is believed to live without saying so again.
+SESSION_SECONDS = 60.0
+#: Days after which nothing can wake up any more that was stopped.
+_KEEP_DAYS = 90
+#: Bytes of encoded writes in one document of the journal.
+_PART = 8 * 1024 * 1024
+
+_AWARE: CodecOptions[Document] = CodecOptions(tz_aware=True)
+
+#: Tells of (host, process id) whether that process is certainly gone.
+IsGone = Callable[[str, int], bool]
+
+
+class Fenced(FwagentError):
+    """This session was taken for dead and its batch was finished or dropped by another one."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "another agent has taken over a batch of this one",
+            "this process was stopped for longer than it may be; nothing is lost, it tries again",
+        )
+
+
+class Journal(Connected):
+    """Keeps this session alive, and finishes what dead ones have begun."""
+
+    def _begin_session(self) -> None:
+        self._session = secrets.token_hex(6)
+        self._quiet_since: datetime | None = None
+        # Tokens of locks that may be held, and of batches that may be half done.
+        self._open: set[str] = set()
+        self._half_done: set[str] = set()
+
+    def _new_token(self) -> str:
+        """Return a lock token and announce it; raise Fenced if this session was taken for dead.
+
+        Whoever declares a session dead finds its last token announced, and voids it: so a batch that a
+        stopped process has begun before cannot be committed after.
+        """
+        now = self._clock()
+        if self._quiet_since and now - self._quiet_since > timedelta(seconds=SESSION_SECONDS):
+            # Nothing is open, so being taken for dead meanwhile is no harm.
+            self._end_session()
+            self._begin_session()
+        self._quiet_since = now
+        token = f"fwagent:{self.host}:{self._pid}:{self._session}:{secrets.token_hex(4)}"
+        expiry = {"$add": ["$$NOW", round(SESSION_SECONDS * 1000)]}
+        mine = {"host": self.host, "pid": self._pid, "token": token, "expires_at": expiry}
+        alive = {"_id": self._session, "dead": {"$exists": False}}
+        try:
+            self._db.fwagent_sessions.update_one(alive, [{"$set": mine}], upsert=True)
+        except DuplicateKeyError:
+            self._begin_session()
+            raise Fenced from None
+        return token
+
+    def _end_session(self) -> None:
+        if self._quiet_since:
+            self._db.fwagent_sessions.delete_one({"_id": self._session, "dead": {"$exists": False}})
+
+    def _record(
+        self,
+        token: str,
+        *,
+        writes: list[Write] | None = None,
+        claim: list[tuple[int, int]] | None = None,
+    ) -> None:
+        """Store what is about to be done; raise Fenced if somebody has voided it.
+
+        Part 0 comes last: a journal that has it is whole.
+        """
+        parts: list[Document] = [
+            {"_id": f"{token}/{n}", "writes": part} for n, part in enumerate(_parts(writes or []))
+        ]
+        parts[0]["claim"] = claim or []
+        try:
+            self._db.fwagent_journal.insert_many(parts[::-1])
+        except BulkWriteError:
+            self._begin_session()
+            raise Fenced from None
+
+    def _erase(self, token: str) -> None:
+        self._db.fwagent_journal.delete_many(_parts_of(token))
+
+    def _take_over(self, token: str) -> Document:
+        """Return what a journal holds (``writes``, ``claim``), or {} after making sure that there can be none."""
+        void = {"_id": f"{token}/0", "void": True, "on": self._clock()}
+        try:
+            self._db.fwagent_journal.insert_one(void)
+        except DuplicateKeyError:
+            pass
+        else:
+            return {}
+        found = list(self._db.fwagent_journal.find(_parts_of(token)))
+        found.sort(key=lambda part: int(part["_id"].rpartition("/")[2]))
+        if not found or found[0].get("void"):
+            return {}
+        writes = [write for part in found for write in _decoded(part["writes"])]
+        return {"writes": writes, "claim": found[0]["claim"]}
+
+    def _dead_sessions(self, is_gone: IsGone) -> dict[str, str]:
+        """Return {session: its last token} of those that are over, marked so that they stay it."""
+        sessions = self._db.fwagent_sessions
+        self._forget_old_ones()
+        late = {"$expr": {"$lt": ["$expires_at", "$$NOW"]}, "dead": {"$exists": False}}
+        sessions.update_many(late, {"$set": {"dead": True}})
+        for session in sessions.find({"dead": {"$exists": False}, "_id": {"$ne": self._session}}):
+            if is_gone(session["host"], session["pid"]):
+                sessions.update_one({"_id": session["_id"]}, {"$set": {"dead": True}})
+        found = sessions.find({"dead": True, "token": {"$exists": True}})
+        return {session["_id"]: session["token"] for session in found}
+
+    def _settled(self, session: str) -> None:
+        """Note that nothing of a dead session is left to be done."""
+        self._db.fwagent_sessions.update_one({"_id": session}, {"$unset": {"token": ""}})
+
+    def _forget_old_ones(self) -> None:
+        before = self._clock() - timedelta(days=_KEEP_DAYS)
+        self._db.fwagent_sessions.delete_many({"dead": True, "expires_at": {"$lt": before}})
+        self._db.fwagent_journal.delete_many({"void": True, "on": {"$lt": before}})
+
+
+def _parts_of(token: str) -> Document:
+    return {"_id": {"$gte": f"{token}/", "$lt": f"{token}0"}}
+
+
+def encoded(write: Write) -> bytes:
+    """Return a write as one BSON document."""
+    return bson.encode(
+        {
+            "c": write.collection,
+            "f": write.filter,
+            "u": write.update,
+            "m": write.many,
+            "i": write.upsert,
+        }
+    )
+
+
+def _parts(writes: list[Write]) -> Iterator[bytes]:
+    part: list[bytes] = []
+    size = 0
+    for write in map(encoded, writes):
+        if part and size + len(write) > _PART:
+            yield b"".join(part)
+            part, size = [], 0
+        part.append(write)
+        size += len(write)
+    yield b"".join(part)
+
+
+def _decoded(part: bytes) -> Iterator[Write]:
+    for document in bson.decode_iter(part, codec_options=_AWARE):
+        yield Write(document["c"], document["f"], document["u"], document["m"], document["i"])

@@ -1,0 +1,119 @@
+"""Reading what a plan needs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from fwcore.draft import Missing, World
+from fwcore.errors import NotInitialized
+from fwcore.launchpad.connection import Connected
+
+Document = dict[str, Any]
+
+#: Documents of a reply: without it the server hands out 101, then asks to be asked again.
+WHOLE = 100_000
+
+
+class Reading(Connected):
+    """Fills the World of a plan; draws ids."""
+
+    def _allocate(self, counter: str, count: int) -> int:
+        """Return the first of ``count`` new ids of ``next_fw_id`` or ``next_launch_id``."""
+        before = self._db.fw_id_assigner.find_one_and_update({}, {"$inc": {counter: count}})
+        if before is None:
+            raise no_launchpad(self.name, self.where)
+        return int(before[counter])
+
+    def _new_fw_ids(self, count: int) -> range:
+        first = self._allocate("next_fw_id", count) if count else 0
+        return range(first, first + count)
+
+    def _owners(self, launch_ids: Iterable[int]) -> list[int]:
+        query = {"launches": {"$in": list(launch_ids)}}
+        cursor = self._db.fireworks.find(query, {"fw_id": 1}, batch_size=WHOLE)
+        return [firework["fw_id"] for firework in cursor]
+
+    def _whole_workflow(self, workflow: Document) -> Document:
+        """Return a workflow with the fields that old versions of FireWorks did not store."""
+        if "parent_links" not in workflow:
+            workflow["parent_links"] = _parent_links(workflow["links"])
+        states = workflow.get("fw_states", {})
+        if any(str(node) not in states for node in workflow["nodes"]):
+            found = self._db.fireworks.find(
+                {"fw_id": {"$in": workflow["nodes"]}}, {"fw_id": 1, "state": 1}
+            )
+            workflow["fw_states"] = {
+                str(firework["fw_id"]): firework["state"] for firework in found
+            }
+            self._db.workflows.update_one(
+                {"_id": workflow["_id"]}, {"$set": {"fw_states": workflow["fw_states"]}}
+            )
+        return workflow
+
+    def _read(
+        self,
+        world: World,
+        owners: Iterable[int],
+        launch_ids: Iterable[int],
+        *,
+        children: bool = False,
+    ) -> None:
+        """Read what a plan will most likely need, under the locks."""
+        wanted = {fw_id for fw_id in owners if fw_id not in world.refused}
+        if children:
+            for workflow in world.workflows:
+                for fw_id in wanted & set(workflow["nodes"]):
+                    wanted = wanted | set(workflow["links"].get(str(fw_id), []))
+        numbers = set(launch_ids)
+        self._read_runs(world, numbers)
+        self._read_more(world, Missing(fireworks=wanted | set(owners), launches=numbers))
+
+    def _read_runs(self, world: World, launch_ids: Iterable[int]) -> None:
+        query = {"launch_id": {"$in": list(launch_ids)}}
+        for run in self._db.offline_runs.find(query, batch_size=WHOLE):
+            world.runs.setdefault(run["launch_id"], []).append(run)
+
+    def _read_more(self, world: World, missing: Missing) -> None:
+        fireworks = self._by_id("fireworks", "fw_id", missing.fireworks)
+        for firework in fireworks.values():
+            firework.setdefault("launches", [])
+            firework.setdefault("archived_launches", [])
+        world.fireworks.update(fireworks)
+        listed = {number for firework in fireworks.values() for number in firework["launches"]}
+        wanted = (missing.launches | listed) - set(world.launches)
+        world.launches.update(self._by_id("launches", "launch_id", wanted))
+        if missing.flags:
+            query = {"fw_id": {"$in": list(missing.flags)}}
+            world.tolerant.update(dict.fromkeys(missing.flags, False))
+            for firework in self._db.fireworks.find(
+                query, {"fw_id": 1, "spec._allow_fizzled_parents": 1}
+            ):
+                flag = firework.get("spec", {}).get("_allow_fizzled_parents")
+                world.tolerant[firework["fw_id"]] = bool(flag)
+
+    def _by_id(self, collection: str, key: str, ids: Iterable[int]) -> dict[int, Document]:
+        wanted = list(ids)
+        if not wanted:
+            return {}
+        return {
+            document[key]: document
+            for document in self._db[collection].find({key: {"$in": wanted}}, batch_size=WHOLE)
+        }
+
+
+def no_launchpad(name: str, where: str) -> NotInitialized:
+    """Return the error of a database without an id counter."""
+    return NotInitialized(
+        f"the database {name!r} at {where} holds no LaunchPad",
+        "check the database name; a new LaunchPad is made by `fwagent add` into an empty "
+        "database, or by `lpad reset` (which erases an old one)",
+    )
+
+
+def _parent_links(links: Mapping[str, list[int]]) -> dict[str, list[int]]:
+    parents: dict[str, list[int]] = {}
+    for parent, children in links.items():
+        for child in children:
+            parents.setdefault(str(child), []).append(int(parent))
+    return parents
