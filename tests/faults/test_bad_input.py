@@ -244,7 +244,7 @@ def test_a_report_for_a_run_that_was_forgotten_changes_nothing(site, store, stoc
 
 
 def nested(depth):
-    value = {}
+    value: dict[str, object] = {}
     for _ in range(depth):
         value = {"x": value}
     return value

@@ -131,10 +131,11 @@ class Site:
             tree.setdefault(section, {}).update(keys)
         return write_toml(self.config, tree)
 
-    def impatient_launchpad(self) -> dict[str, Any]:
+    def impatient_launchpad(self, milliseconds: int = 400) -> dict[str, Any]:
         """A ``[launchpad]`` whose ``my_launchpad.yaml`` bounds the waits for the database."""
         path = write_launchpad_file(self.home / "my_launchpad.yaml", self.server, self.db_name)
-        limits = {"serverSelectionTimeoutMS": 400, "connectTimeoutMS": 400, "socketTimeoutMS": 1000}
+        limits = dict.fromkeys(("serverSelectionTimeoutMS", "connectTimeoutMS"), milliseconds)
+        limits["socketTimeoutMS"] = 1000
         text = path.read_text(encoding="utf-8")
         text = text.replace("mongoclient_kwargs: {}", f"mongoclient_kwargs: {json.dumps(limits)}")
         path.write_text(text, encoding="utf-8")
