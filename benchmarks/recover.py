@@ -22,6 +22,7 @@ from agent.mongod import Mongod
 from fwcore.launchpad import LaunchPad
 from fwcore.worker import Worker
 from fwrunner.protocol import timestamp
+from fwrunner.protocol.action import EMPTY
 from tests.support.fireworks import FireWorks
 from tests.support.mongod import Client, connect
 
@@ -35,16 +36,10 @@ WORKFLOW = {
 }  # fmt: skip
 
 ACTION = {
+    **EMPTY,
     "stored_data": {"returncode": 0, "all_returncodes": [0]},
-    "exit": False,
     "update_spec": {"energy": -1.5},
     "mod_spec": [{"_push": {"log": "first"}}],
-    "additions": [],
-    "detours": [],
-    "append_wfs": [],
-    "defuse_children": False,
-    "defuse_workflow": False,
-    "propagate": False,
 }
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -47,11 +49,8 @@ def dirs(ctx: typer.Context, config: ConfigOption = None, as_json: JsonOption = 
     """List the launch directories that the agent looks at, and where it knows them from."""
     from agent.cli.show import print_table
 
-    settings, launchpad = _open(ctx, config)
-    try:
+    with _opened(ctx, config) as (settings, launchpad):
         rows = _directories(settings, launchpad)
-    finally:
-        launchpad.close()
     if as_json:
         typer.echo(json.dumps({"dirs": rows}))
     elif rows:
@@ -73,10 +72,9 @@ def register(
     """
     from agent.results import FAILED, OK
 
-    settings, launchpad = _open(ctx, config)
     registered: list[dict[str, Any]] = []
     refused: list[dict[str, Any]] = []
-    try:
+    with _opened(ctx, config) as (settings, launchpad):
         for directory in directories:
             place = str(directory.absolute())
             launch_id, reason = _check_directory(settings, launchpad, place)
@@ -85,8 +83,6 @@ def register(
                 continue
             launchpad.register(settings.fworker().name, launch_id, place)
             registered.append({"launch_id": launch_id, "launch_dir": place})
-    finally:
-        launchpad.close()
     if as_json:
         typer.echo(json.dumps({"registered": registered, "refused": refused}))
     else:
@@ -106,12 +102,9 @@ def unregister(
     """Undo `register`. Launches known from the database are looked for where it says."""
     from agent.results import FAILED, OK
 
-    settings, launchpad = _open(ctx, config)
     places = [str(directory.absolute()) for directory in directories]
-    try:
+    with _opened(ctx, config) as (settings, launchpad):
         found = launchpad.unregister(settings.fworker().name, places)
-    finally:
-        launchpad.close()
     unknown = [place for place in places if place not in found]
     if as_json:
         typer.echo(json.dumps({"unregistered": found, "unknown": unknown}))
@@ -123,11 +116,16 @@ def unregister(
     raise typer.Exit(FAILED if unknown else OK)
 
 
-def _open(ctx: typer.Context, config: Path | None) -> tuple[Config, LaunchPad]:
+@contextmanager
+def _opened(ctx: typer.Context, config: Path | None) -> Iterator[tuple[Config, LaunchPad]]:
     from agent.config import load_config
 
     settings = load_config(chosen(ctx, config))
-    return settings, settings.connect()
+    launchpad = settings.connect()
+    try:
+        yield settings, launchpad
+    finally:
+        launchpad.close()
 
 
 def _directories(settings: Config, launchpad: LaunchPad) -> list[dict[str, Any]]:
