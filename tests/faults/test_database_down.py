@@ -131,7 +131,7 @@ def test_the_commands_say_so_and_change_nothing(site, store, private_mongod):
     assert site.fwrunner(place).status == 0
     before = {path.name: path.read_bytes() for path in site.outbox.iterdir()}
     with stopped(private_mongod):
-        for command in ("recover", "sync", "launch"):
+        for command in ("recover", "sync"):
             done = site.run(command, "--json", status=4)
             assert done.stdout == ""
             assert "does not answer" in done.stderr
