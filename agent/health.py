@@ -73,11 +73,19 @@ class StatusFile:
         news = {key: value for key, value in told.items() if key not in ("last_pass", "passes")}
         if news == self._written and now < self._due:
             return
+        self._written, self._due = news, now + _INTERVAL
+        if health.mode.startswith("idle") and _serves_another(private, health.pid):
+            return
         try:
             write_atomic(str(private / STATUS_FILE), told)
         except OSError as error:
             health.failed(f"the status file cannot be written: {error.strerror}")
-        self._written, self._due = news, now + _INTERVAL
+
+
+def _serves_another(private: Path, pid: int) -> bool:
+    # An idle agent with the same launch root must not hide the one that works.
+    told = read_status(private)
+    return told is not None and told.get("mode") == "serving" and told.get("pid") != pid
 
 
 def read_status(private: Path) -> dict[str, Any] | None:

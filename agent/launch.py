@@ -44,17 +44,23 @@ class WayOut:
             return
         outbox = prepare_root(self._config.launch.root)
         place = Placement(self._config.launch.root)
-        claims = self._launchpad.claim(self._worker, n, fw_ids=fw_ids, place=place)
-        staged = self._stage(claims, outbox, result)
-        self._launchpad.open_runs(claim for claim, _script in staged)
-        for claim, _script in staged:
-            result.claim(claim)
-        if not stage_only:
-            self._submit(staged, result)
+        claims = self._launchpad.claim(self._worker, n, fw_ids=fw_ids, place=place, hold=True)
+        try:
+            staged = self._stage(claims, outbox, result)
+            self._launchpad.open_runs(claim for claim, _script in staged)
+            for claim, _script in staged:
+                result.claim(claim)
+            if not stage_only:
+                self._submit(staged, result)
+        except BaseException:
+            self._launchpad.abandon()
+            raise
+        self._launchpad.settle()
 
     def _stage(self, claims: list[Claim], outbox: Path, result: Result) -> list[tuple[Claim, Path]]:
         staged = []
         for claim in claims:
+            self._launchpad.keep_alive()
             try:
                 self._refuse_occupied(claim)
                 script = stage(claim, outbox, self._config.runner, self._config.sync.ping_interval)
@@ -76,6 +82,7 @@ class WayOut:
     def _submit(self, staged: list[tuple[Claim, Path]], result: Result) -> None:
         job_ids = {}
         for claim, script in staged:
+            self._launchpad.keep_alive()
             try:
                 job_id = self._queue.submit(script, claim.launch_id, claim.firework["name"])
             except FwagentError as error:

@@ -52,6 +52,7 @@ def make_parts(config: Config) -> Parts:
     launchpad = config.connect()
     outbox = prepare_root(config.launch.root)
     queue = open_queue(config)
+    launchpad.submitted = queue.submitted
     return Parts(
         config,
         launchpad,

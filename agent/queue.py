@@ -19,6 +19,9 @@ class Queue(Protocol):
     def depth(self) -> int | None:
         """Return how many jobs of ours are queued or running, None if the queue cannot tell."""
 
+    def submitted(self, host: str, launch_ids: list[int]) -> dict[int, str]:
+        """Return {launch_id: job id} of those launches that the queue of a host has taken."""
+
     def tend(self) -> None:
         """Do what the queue needs from time to time to go on by itself."""
 
@@ -27,14 +30,21 @@ class Local:
     """Jobs as detached processes on this host."""
 
     def __init__(self, config: Config) -> None:
-        spool = config.private / "local" / socket.gethostname()
-        self._queue = LocalQueue(spool, config.launch.max_running)
+        self._spools = config.private / "local"
+        self._limit = config.launch.max_running
+        self._queue = LocalQueue(self._spools / socket.gethostname(), self._limit)
 
     def submit(self, script: Path, launch_id: int, name: str) -> str:
         return self._queue.submit(script, launch_id, name)
 
     def depth(self) -> int:
         return sum(job.state in ("PENDING", "RUNNING") for job in self._queue.jobs())
+
+    def submitted(self, host: str, launch_ids: list[int]) -> dict[int, str]:
+        if not (self._spools / host).is_dir():
+            return {}
+        jobs = LocalQueue(self._spools / host, self._limit).jobs()
+        return {job.launch_id: job.job_id for job in jobs if job.launch_id in set(launch_ids)}
 
     def tend(self) -> None:
         self._queue.ensure_server()
@@ -48,6 +58,10 @@ class Unattended:
 
     def depth(self) -> None:
         """Nobody knows but the database."""
+
+    def submitted(self, host: str, launch_ids: list[int]) -> dict[int, str]:  # noqa: ARG002
+        """Nobody knows."""
+        return {}
 
     def tend(self) -> None:
         """Nothing to do."""

@@ -35,12 +35,14 @@ class Claims(Session):
         *,
         fw_ids: Iterable[int] | None = None,
         place: PlaceLaunch | None = None,
+        hold: bool = False,
     ) -> list[Claim]:
         """Reserve up to ``n`` READY Fireworks for a worker, in FireWorks' order.
 
         With ``fw_ids`` only those, without regard to category and query, as `qlaunch -f`. ``place``
         gives each its launch directory (default: the current one). Fireworks whose workflow somebody
-        else has locked are passed over. The offline run is opened later, by ``open_runs``, once the
+        else has locked are passed over. With ``hold`` the claim is taken back if this process dies before
+        ``settle``. The offline run is opened later, by ``open_runs``, once the
         files are there: `lpad recover_offline` FIZZLES a run whose files it does not find.
         """
         claims: list[Claim] = []
@@ -54,6 +56,8 @@ class Claims(Session):
                 claims += self._reserve(
                     worker, found, place or (lambda _firework, _id: str(Path.cwd()))
                 )
+        if not hold:
+            self.settle()
         return claims
 
     def _candidates(
@@ -89,7 +93,9 @@ class Claims(Session):
                 for launch_id, firework in enumerate(free, first)
             ]
             with self._journal(
-                token, {"claim": [(launch["launch_id"], launch["fw_id"]) for launch in launches]}
+                token,
+                {"claim": [(launch["launch_id"], launch["fw_id"]) for launch in launches]},
+                hold=True,
             ):
                 self._db.launches.insert_many(launches)
                 won = self._take(free, launches, now)
@@ -121,7 +127,22 @@ class Claims(Session):
             # One that another session has cancelled for us stays, as any cancelled launch does.
             self._db.launches.delete_many({"launch_id": {"$in": lost}, "state": "RESERVED"})
 
-    def _unclaim(self, claim: list[tuple[int, int]]) -> None:
+    def settle(self) -> None:
+        """Note that held claims are staged, submitted and recorded, or cancelled."""
+        with self._reaching():
+            for token in sorted(self._held):
+                self._erase(token)
+                self._held.discard(token)
+
+    def abandon(self) -> None:
+        """Have held claims taken back before anything else is done: their launching has failed."""
+        self._open |= self._held
+        self._held.clear()
+
+    def _take_back(self, claim: list[tuple[int, int]], host: str) -> None:
+        jobs = self.submitted(host, [launch_id for launch_id, _fw_id in claim])
+        self.record_jobs(jobs)
+        claim = [(launch_id, fw_id) for launch_id, fw_id in claim if launch_id not in jobs]
         launch_ids = [launch_id for launch_id, _fw_id in claim]
         # A stopped process that wakes up must not find them as it has seen them.
         touched = {"fw_id": {"$in": [fw_id for _launch_id, fw_id in claim]}, "state": "READY"}

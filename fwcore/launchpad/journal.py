@@ -4,7 +4,8 @@ A session is one connected LaunchPad. While it holds locks it keeps a document i
 its lock tokens name it. When a session is dead, another one makes its half-done batches whole:
 
 - a batch whose journal is whole is carried out again: its writes are absolute and compare-and-set, so what was
-  done already stays as it is; a claim is undone, for nobody was told of it;
+  done already stays as it is;
+- a claim is taken back, except for launches whose jobs are in the queue;
 - a batch without a whole journal has written nothing: its journal is voided, so that the dead session, should it
   wake up, cannot write one, and its locks are released.
 
@@ -21,6 +22,7 @@ from typing import Any
 import bson
 from bson.codec_options import CodecOptions
 from pymongo.errors import BulkWriteError, DuplicateKeyError
+from pymongo.write_concern import WriteConcern
 
 from fwcore.draft import Write
 from fwcore.errors import FwagentError
@@ -39,6 +41,8 @@ _AWARE: CodecOptions[Document] = CodecOptions(tz_aware=True)
 
 #: Tells of (host, process id) whether that process is certainly gone.
 IsGone = Callable[[str, int], bool]
+#: Tells of (host of the session, launch_ids) which of them are in its queue: {launch_id: job id}.
+Submitted = Callable[[str, list[int]], dict[int, str]]
 
 
 class Fenced(FwagentError):
@@ -54,12 +58,17 @@ class Fenced(FwagentError):
 class Journal(Connected):
     """Keeps this session alive, and finishes what dead ones have begun."""
 
+    #: Asked before a claim is taken back.
+    submitted: Submitted = staticmethod(lambda _host, _launch_ids: {})
+
     def _begin_session(self) -> None:
         self._session = secrets.token_hex(6)
         self._quiet_since: datetime | None = None
         # Tokens of locks that may be held, and of batches that may be half done.
         self._open: set[str] = set()
         self._half_done: set[str] = set()
+        # Tokens of claims that are to be taken back unless they are settled.
+        self._held: set[str] = set()
 
     def _new_token(self) -> str:
         """Return a lock token and announce it; raise Fenced if this session was taken for dead.
@@ -84,7 +93,27 @@ class Journal(Connected):
             raise Fenced from None
         return token
 
+    def keep_alive(self) -> None:
+        """Say that this session lives, when it is time to: during long work between two batches.
+
+        Raises Fenced if it was taken for dead: then its claims have been taken back.
+        """
+        now = self._clock()
+        if self._quiet_since is None or now - self._quiet_since < timedelta(
+            seconds=SESSION_SECONDS / 3
+        ):
+            return
+        expiry = [{"$set": {"expires_at": {"$add": ["$$NOW", round(SESSION_SECONDS * 1000)]}}}]
+        with self._reaching():
+            alive = {"_id": self._session, "dead": {"$exists": False}}
+            if self._db.fwagent_sessions.update_one(alive, expiry).matched_count == 0:
+                self._begin_session()
+                raise Fenced
+        self._quiet_since = now
+
     def _end_session(self) -> None:
+        for token in sorted(self._held):
+            self._erase(token)
         if self._quiet_since:
             self._db.fwagent_sessions.delete_one({"_id": self._session, "dead": {"$exists": False}})
 
@@ -110,7 +139,9 @@ class Journal(Connected):
             raise Fenced from None
 
     def _erase(self, token: str) -> None:
-        self._db.fwagent_journal.delete_many(_parts_of(token))
+        # On disk before it is acknowledged, and so all writes before it: the files that told us go next.
+        durable = self._db.fwagent_journal.with_options(write_concern=WriteConcern(j=True))
+        durable.delete_many(_parts_of(token))
 
     def _take_over(self, token: str) -> Document:
         """Return what a journal holds (``writes``, ``claim``), or {} after making sure that there can be none."""
@@ -128,8 +159,8 @@ class Journal(Connected):
         writes = [write for part in found for write in _decoded(part["writes"])]
         return {"writes": writes, "claim": found[0]["claim"]}
 
-    def _dead_sessions(self, is_gone: IsGone) -> dict[str, str]:
-        """Return {session: its last token} of those that are over, marked so that they stay it."""
+    def _dead_sessions(self, is_gone: IsGone) -> dict[str, Document]:
+        """Return the sessions that are over, by id, marked so that they stay it."""
         sessions = self._db.fwagent_sessions
         self._forget_old_ones()
         late = {"$expr": {"$lt": ["$expires_at", "$$NOW"]}, "dead": {"$exists": False}}
@@ -138,7 +169,16 @@ class Journal(Connected):
             if is_gone(session["host"], session["pid"]):
                 sessions.update_one({"_id": session["_id"]}, {"$set": {"dead": True}})
         found = sessions.find({"dead": True, "token": {"$exists": True}})
-        return {session["_id"]: session["token"] for session in found}
+        return {session["_id"]: session for session in found}
+
+    def _tokens_of(self, session: Document) -> set[str]:
+        """Return the tokens under which a session may have begun something."""
+        start = f"fwagent:{session['host']}:{session['pid']}:{session['_id']}:"
+        parts = self._db.fwagent_journal.find(
+            {"_id": {"$gte": start, "$lt": start + "~"}}, {"void": 1}
+        )
+        recorded = {part["_id"].rpartition("/")[0] for part in parts if not part.get("void")}
+        return {session["token"]} | recorded
 
     def _settled(self, session: str) -> None:
         """Note that nothing of a dead session is left to be done."""

@@ -83,12 +83,20 @@ class Session(Writing):
             self._execute(plan.writes, token)
 
     @contextmanager
-    def _journal(self, token: str, intent: Mapping[str, Any]) -> Iterator[None]:
-        """Store what is about to be done for as long as it takes; whatever cuts it, it is finished later."""
+    def _journal(
+        self, token: str, intent: Mapping[str, Any], *, hold: bool = False
+    ) -> Iterator[None]:
+        """Store what is about to be done for as long as it takes; whatever cuts it, it is finished later.
+
+        With ``hold`` it stays stored, until the claim is settled.
+        """
         self._half_done.add(token)
         self._record(token, **intent)
         yield
-        self._erase(token)
+        if hold:
+            self._held.add(token)
+        else:
+            self._erase(token)
         self._half_done.discard(token)
 
     def resume(self, is_gone: IsGone = lambda _host, _pid: False) -> int:
@@ -100,7 +108,7 @@ class Session(Writing):
             dead = self._dead_sessions(is_gone)
             if not dead:
                 return 0
-            tokens = set(dead.values())
+            tokens = {token for session in dead.values() for token in self._tokens_of(session)}
             for workflow in self._db.workflows.find({"locked": _OURS}, {"locked": 1}):
                 if session_of(workflow["locked"]) in dead:
                     tokens.add(workflow["locked"])
@@ -118,12 +126,12 @@ class Session(Writing):
             self._execute(intent["writes"], token)
         self._unlock(token, {})
         if intent.get("claim"):
-            self._unclaim(intent["claim"])
+            self._take_back(intent["claim"], token.split(":")[1])
         if intent:
             self._erase(token)
 
-    def _unclaim(self, claim: list[tuple[int, int]]) -> None:
-        """Undo a claim, (launch_id, fw_id) each: nobody was told of it, so nothing has been staged."""
+    def _take_back(self, claim: list[tuple[int, int]], host: str) -> None:
+        """Undo a claim, (launch_id, fw_id) each, that was cut before its jobs were recorded."""
         raise NotImplementedError
 
 

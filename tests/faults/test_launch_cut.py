@@ -1,0 +1,125 @@
+"""The way out is cut by SIGKILL after every database command: each Firework still runs exactly once."""
+
+import json
+import shutil
+import signal
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from agent.config import load_config
+from agent.lease import is_gone
+from agent.localqueue import LocalQueue
+from agent.loop import make_parts
+from agent.results import Result
+from tests.support.fireworks import REPOSITORY
+from tests.support.mongod import Client
+
+COUNT = 3
+
+# Launches, and kills itself after the given command; without one, prints how many there were.
+VICTIM = """
+import json, os, signal, sys
+from pathlib import Path
+import pymongo.monitoring
+job = json.loads(sys.argv[1])
+
+class Killer(pymongo.monitoring.CommandListener):
+    count = 0
+    def started(self, event):
+        pass
+    def failed(self, event):
+        pass
+    def succeeded(self, event):
+        Killer.count += 1
+        if Killer.count == job["at"]:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+pymongo.monitoring.register(Killer())
+from agent.config import load_config
+from agent.loop import make_parts
+from agent.results import Result
+
+parts = make_parts(load_config(Path(job["config"])))
+parts.way_out.launch(10, Result())
+print(Killer.count)
+"""
+
+
+@pytest.fixture
+def config(tmp_path: Path, db_uri: str, db_name: str) -> Path:
+    path = tmp_path / "fwagent.toml"
+    path.write_text(
+        f'[launchpad]\nuri = "{db_uri}"\nname = "{db_name}"\n[worker]\nname = "w"\n'
+        f'[launch]\nroot = "{tmp_path / "root"}"\n[queue]\ntype = "local"\n',
+        encoding="utf-8",
+    )
+    return path
+
+
+def victim(config: Path, at: int) -> subprocess.CompletedProcess[str]:
+    job = json.dumps({"config": str(config), "at": at})
+    return subprocess.run(
+        [sys.executable, "-c", VICTIM, job],
+        cwd=REPOSITORY,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+
+def begin_anew(config: Path, ran: Path, client: Client, name: str) -> None:
+    shutil.rmtree(config.parent / "root", ignore_errors=True)
+    ran.unlink(missing_ok=True)
+    for collection in client[name].list_collection_names():
+        client[name][collection].delete_many({})
+    parts = make_parts(load_config(config))
+    parts.launchpad.initialize()
+    for number in range(COUNT):
+        task = {"_fw_name": "ScriptTask", "script": f"echo {number} >> {ran}"}
+        parts.launchpad.add({"name": str(number), "spec": {"_tasks": [task]}})
+    parts.launchpad.close()
+
+
+def finish(config: Path) -> None:
+    """Do what an agent does that starts after the killed one."""
+    settings = load_config(config)
+    parts = make_parts(settings)
+    parts.launchpad.resume(is_gone)
+    result = Result()
+    parts.way_out.launch(10, result)
+    assert result.deferred == []
+    [spool] = (settings.private / "local").iterdir()
+    queue = LocalQueue(spool, settings.launch.max_running)
+    queue.ensure_server()
+    assert queue.wait_idle(30)
+    parts.way_back.recover(parts.way_back.places("w"), result)
+    parts.launchpad.close()
+
+
+def test_each_firework_runs_once(
+    config: Path, tmp_path: Path, mongo_client: Client, db_name: str
+) -> None:
+    ran = tmp_path / "ran.txt"
+    begin_anew(config, ran, mongo_client, db_name)
+    uncut = victim(config, 0)
+    commands = int(uncut.stdout)
+    assert commands > 10
+    finish(config)
+
+    for at in range(1, commands + 1):
+        begin_anew(config, ran, mongo_client, db_name)
+        assert victim(config, at).returncode == -signal.SIGKILL
+        finish(config)
+        where = f"killed after command {at} of {commands}"
+        assert Counter(ran.read_text().split()) == {str(n): 1 for n in range(COUNT)}, where
+        documents: Any = mongo_client[db_name]
+        assert {fw["state"] for fw in documents.fireworks.find()} == {"COMPLETED"}, where
+        assert documents.workflows.count_documents({"locked": {"$exists": True}}) == 0, where
+        assert documents.fwagent_journal.count_documents({"void": {"$exists": False}}) == 0, where
+        assert not any((config.parent / "root" / ".fwagent" / "outbox").iterdir()), where
