@@ -172,6 +172,10 @@ def _checked_source(source: Mapping[str, Any]) -> _Source:
     if "fws" not in source:
         firework = _checked_firework(source, "the Firework")
         only = source.get("fw_id", -1)
+        if not _is_id(only):
+            raise InvalidWorkflow(
+                f"the Firework has an unusable 'fw_id': {only!r}", "a fw_id is an integer"
+            )
         return {only: firework}, {}, firework.get("name") or "Unnamed FW", {}
     members = source["fws"]
     if not isinstance(members, list) or not members:
@@ -187,14 +191,17 @@ def _by_id(members: list[Any]) -> dict[int, Mapping[str, Any]]:
     for position, member in enumerate(members):
         firework = _checked_firework(member, f"fws[{position}]")
         fw_id = firework.get("fw_id", -1 if len(members) == 1 else None)
-        usable = isinstance(fw_id, int) and not isinstance(fw_id, bool)
-        if not usable or fw_id in fireworks:
+        if not _is_id(fw_id) or fw_id in fireworks:
             what = "has no" if fw_id is None else "has a repeated or unusable"
             raise InvalidWorkflow(
                 f"fws[{position}] {what} 'fw_id': {fw_id!r}", "give every Firework its own integer"
             )
         fireworks[fw_id] = firework
     return fireworks
+
+
+def _is_id(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
 
 
 def _checked_firework(source: Any, where: str) -> Mapping[str, Any]:

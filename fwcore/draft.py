@@ -213,14 +213,22 @@ class Draft:
                 if parent not in flow.nodes:
                     raise InvalidAction(f"Firework {parent} is not in the same workflow")
             for parent in growth.detours:
-                self._check_detour(flow, parent, action)
+                self._check_detour(flow, parent, growth, action)
             self._pulled_specs(growth, {fw_id: action})
 
-    def _check_detour(self, flow: Flow, parent: int, action: Document) -> None:
-        if action["defuse_children"] or action["defuse_workflow"]:
+    def _check_detour(self, flow: Flow, parent: int, growth: Growth, action: Document) -> None:
+        others = set(growth.parents) - {parent}
+        if others and (tangled := others & set(flow.descendants(parent))):
+            raise InvalidAction(f"Firework {min(tangled)} would wait for itself")
+        if action["defuse_children"]:
             return
-        waiting = RANKS["WAITING"]
-        begun = [child for child in flow.children(parent) if RANKS[flow.state(child)] > waiting]
+        # What the workflow's defusing leaves alone has begun all the same.
+        begun = [
+            child
+            for child in flow.children(parent)
+            if RANKS[flow.state(child)] > RANKS["WAITING"]
+            and (flow.state(child) == "COMPLETED" or not action["defuse_workflow"])
+        ]
         if begun:
             raise InvalidAction(
                 f"a detour of Firework {parent} needs children that wait, "

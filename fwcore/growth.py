@@ -77,7 +77,7 @@ def _growths(action: Mapping[str, Any], fw_id: int) -> Iterator[Growth]:
         if not isinstance(entry, Mapping) or not isinstance(entry.get("parents"), list):
             raise InvalidAction("append_wfs needs objects with 'workflow', 'parents' and 'detour'")
         others = entry["parents"]
-        if not all(isinstance(other, int) for other in others):
+        if not all(type(other) is int for other in others):
             raise InvalidAction("append_wfs has 'parents' that are no fw_ids")
         detours = frozenset({fw_id} if entry.get("detour") else ())
         parents = tuple(dict.fromkeys((fw_id, *others)))
