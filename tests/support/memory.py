@@ -1,7 +1,8 @@
 """A LaunchPad in memory: documents, what a planner reads of them, and its writes carried out.
 
 The writes are interpreted strictly: what MongoDB would refuse (an empty name in a path, two paths of which one
-leads into the other) is an error here too, and so is every operator but ``$set`` and ``$unset``.
+leads into the other) is an error here too, and so is every operator but ``$set``, ``$unset`` and, in an
+insertion, ``$setOnInsert``.
 """
 
 from __future__ import annotations
@@ -198,7 +199,7 @@ class Memory:
         """Plan reports twice, with everything read and with what the plan asks for; both must agree."""
         full, before = self.world(), self.world()
         plan = self._planned(full, reports)
-        before.gone = full.gone
+        before.gone, before.new_ids = full.gone, full.new_ids
         assert full == before, "the documents that were read have been altered"
         frugal = self.frugal_world(report.launch_id for report in reports)
         assert self._planned(frugal, reports) == plan
@@ -213,7 +214,10 @@ class Memory:
 
     def _hand_over(self, world: World, missing: Missing) -> None:
         everything = self.world()
-        assert missing.fireworks | missing.launches | missing.flags, "nothing is missing"
+        asked = missing.fireworks | missing.launches | missing.flags
+        assert asked or missing.new_ids, "nothing is missing"
+        first = max(everything.fireworks) + len(world.new_ids) + 1
+        world.new_ids += range(first, first + missing.new_ids)
         known = (*world.fireworks, *world.gone.fireworks)
         assert not missing.fireworks & set(known), "asked for twice"
         known = (*world.launches, *world.gone.launches)
@@ -250,6 +254,12 @@ class Memory:
         for write in writes:
             collection = self.collections[write.collection]
             found = [i for i, doc in enumerate(collection) if _matches(doc, write.filter)]
+            if write.upsert:
+                assert write.update.keys() == {"$setOnInsert"}
+                if not found:
+                    collection.append(copy.deepcopy(write.update["$setOnInsert"]))
+                    changed += 1
+                continue
             for position in found if write.many else found[:1]:
                 new = updated(collection[position], write.update)
                 changed += new != collection[position]
