@@ -188,7 +188,8 @@ class Draft:
             return "WAITING"
         fizzled = [parent for parent in parents if flow.state(parent) == "FIZZLED"]
         if fizzled and "_fizzled_parents" not in spec:
-            objects = [self._whole(parent) for parent in fizzled]
+            full = fw_id in self.world.full
+            objects = [self._brief(parent) if full else self._whole(parent) for parent in fizzled]
             self.change_firework(fw_id, spec={**spec, "_fizzled_parents": objects})
         launch = self._representative(fw_id)
         return launch["state"] if launch else "READY"
@@ -203,6 +204,11 @@ class Draft:
         return firework_object(
             firework, map(self.launch, firework["launches"]), map(self.launch, archived)
         )
+
+    def _brief(self, fw_id: int) -> Document:
+        """Return what fits of a Firework where the whole of it does not."""
+        firework = self.firework(fw_id)
+        return {key: firework[key] for key in ("fw_id", "name", "state") if key in firework}
 
     def check_action(self, fw_id: int, action: Document) -> None:
         """Raise InvalidAction if the action of a Firework cannot be applied to its workflow."""
@@ -370,7 +376,8 @@ class Draft:
             # Compare-and-set: a pause or a defuse that came in between is not undone, and a plan that
             # somebody else has carried out for us is not carried out again.
             seen = {"fw_id": fw_id, "state": old["state"], "updated_on": old.get("updated_on")}
-            changed.append(Write("fireworks", seen, update_between(old, new)))
+            undated = {key: value for key, value in old.items() if key != "updated_on"}
+            changed.append(Write("fireworks", seen, update_between(undated, new)))
         return born + changed
 
     def _workflow_writes(self) -> list[Write]:

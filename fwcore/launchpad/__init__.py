@@ -84,6 +84,8 @@ class LaunchPad(Intake, Claims, Reports, Queries, Own):
     def close(self) -> None:
         """End the session and close the connections."""
         with suppress(FwagentError), self._reaching():
+            # What cannot be finished now is finished by whoever finds the session expired.
+            self._finish_own()
             self._end_session()
         self._db.client.close()
 

@@ -47,17 +47,28 @@ class Claims(Session):
         """
         claims: list[Claim] = []
         tried: list[int] = []
-        with self._reaching():
-            while len(claims) < n:
-                found = self._candidates(worker, n - len(claims), fw_ids, tried)
-                if not found:
-                    break
-                tried += [firework["fw_id"] for firework in found]
-                claims += self._reserve(
-                    worker, found, place or (lambda _firework, _id: str(Path.cwd()))
-                )
-        if not hold:
-            self.settle()
+        held_before = set(self._held)
+        try:
+            with self._reaching():
+                self._finish_own()
+                while len(claims) < n:
+                    found = self._candidates(worker, n - len(claims), fw_ids, tried)
+                    if not found:
+                        break
+                    tried += [firework["fw_id"] for firework in found]
+                    claims += self._reserve(
+                        worker, found, place or (lambda _firework, _id: str(Path.cwd()))
+                    )
+            if not hold:
+                self.settle()
+        except BaseException:
+            # The caller is told of none of them; the journal of some may be gone already.
+            untold = self._held - held_before
+            pairs = [(claim.launch_id, claim.fw_id) for claim in claims]
+            self._untold.update(dict.fromkeys(untold, pairs))
+            self._open |= untold
+            self._held -= untold
+            raise
         return claims
 
     def _candidates(

@@ -69,6 +69,8 @@ class Journal(Connected):
         self._half_done: set[str] = set()
         # Tokens of claims that are to be taken back unless they are settled.
         self._held: set[str] = set()
+        # (launch_id, fw_id) of claims that were made, of which nobody could be told, by token.
+        self._untold: dict[str, list[tuple[int, int]]] = {}
 
     def _new_token(self) -> str:
         """Return a lock token and announce it; raise Fenced if this session was taken for dead.
@@ -135,6 +137,7 @@ class Journal(Connected):
         try:
             self._db.fwagent_journal.insert_many(parts[::-1])
         except BulkWriteError:
+            self._erase_rest(token)
             self._begin_session()
             raise Fenced from None
 
@@ -142,6 +145,11 @@ class Journal(Connected):
         # On disk before it is acknowledged, and so all writes before it: the files that told us go next.
         durable = self._db.fwagent_journal.with_options(write_concern=WriteConcern(j=True))
         durable.delete_many(_parts_of(token))
+
+    def _erase_rest(self, token: str) -> None:
+        """Drop the parts of a journal that was voided before it was whole."""
+        rest = {"_id": {**_parts_of(token)["_id"], "$ne": f"{token}/0"}}
+        self._db.fwagent_journal.delete_many(rest)
 
     def _take_over(self, token: str) -> Document:
         """Return what a journal holds (``writes``, ``claim``), or {} after making sure that there can be none."""
@@ -151,6 +159,7 @@ class Journal(Connected):
         except DuplicateKeyError:
             pass
         else:
+            self._erase_rest(token)
             return {}
         found = list(self._db.fwagent_journal.find(_parts_of(token)))
         found.sort(key=lambda part: int(part["_id"].rpartition("/")[2]))
@@ -163,9 +172,11 @@ class Journal(Connected):
         """Return the sessions that are over, by id, marked so that they stay it."""
         sessions = self._db.fwagent_sessions
         self._forget_old_ones()
-        late = {"$expr": {"$lt": ["$expires_at", "$$NOW"]}, "dead": {"$exists": False}}
+        # An own session that was idle is none: the next batch begins another one.
+        others = {"_id": {"$ne": self._session}, "dead": {"$exists": False}}
+        late = {**others, "$expr": {"$lt": ["$expires_at", "$$NOW"]}}
         sessions.update_many(late, {"$set": {"dead": True}})
-        for session in sessions.find({"dead": {"$exists": False}, "_id": {"$ne": self._session}}):
+        for session in sessions.find(others):
             if is_gone(session["host"], session["pid"]):
                 sessions.update_one({"_id": session["_id"]}, {"$set": {"dead": True}})
         found = sessions.find({"dead": True, "token": {"$exists": True}})

@@ -36,20 +36,18 @@ class Reading(Connected):
 
     def _whole_workflow(self, workflow: Document) -> Document:
         """Return a workflow with the fields that old versions of FireWorks did not store."""
+        missing: Document = {}
         if "parent_links" not in workflow:
-            workflow["parent_links"] = _parent_links(workflow["links"])
+            missing["parent_links"] = _parent_links(workflow["links"])
         states = workflow.get("fw_states", {})
         if any(str(node) not in states for node in workflow["nodes"]):
             found = self._db.fireworks.find(
                 {"fw_id": {"$in": workflow["nodes"]}}, {"fw_id": 1, "state": 1}
             )
-            workflow["fw_states"] = {
-                str(firework["fw_id"]): firework["state"] for firework in found
-            }
-            self._db.workflows.update_one(
-                {"_id": workflow["_id"]}, {"$set": {"fw_states": workflow["fw_states"]}}
-            )
-        return workflow
+            missing["fw_states"] = {str(firework["fw_id"]): firework["state"] for firework in found}
+        if missing:
+            self._db.workflows.update_one({"_id": workflow["_id"]}, {"$set": missing})
+        return {**workflow, **missing}
 
     def _read(
         self,

@@ -29,6 +29,7 @@ class Reports(Session):
         """Bring reports into the database: one lock, read, plan, write, unlock for a whole batch."""
         result = Applied()
         with self._reaching():
+            self._finish_own()
             for batch in batches(list(reports), BATCH):
                 storable, too_large = _split_by_size(batch)
                 result.deferred += too_large

@@ -56,8 +56,13 @@ class Session(Writing):
     def _finish_own(self) -> None:
         """Finish what this session has begun and could not end, because the database was away."""
         for token in sorted(self._open):
-            self._finish(token)
-            self._erase(token)
+            try:
+                self._finish(token)
+                self._erase(token)
+            except BaseException:
+                self._open.add(token)
+                raise
+            self._untold.pop(token, None)
 
     def _planned(self, world: World, make: Callable[[], Plan]) -> Plan:
         """Return a plan, reading on as long as it asks for more."""
@@ -71,7 +76,7 @@ class Session(Writing):
                 world.gone.launches |= missing.launches - world.launches.keys()
                 continue
             full = _outgrown(world, plan)
-            if not full:
+            if full <= world.full:
                 return plan
             world.full |= full
 
@@ -105,6 +110,7 @@ class Session(Writing):
         ``is_gone`` may tell of a process that it no longer runs, so that its session need not expire.
         """
         with self._reaching():
+            self._finish_own()
             dead = self._dead_sessions(is_gone)
             if not dead:
                 return 0
@@ -125,8 +131,8 @@ class Session(Writing):
         if intent.get("writes"):
             self._execute(intent["writes"], token)
         self._unlock(token, {})
-        if intent.get("claim"):
-            self._take_back(intent["claim"], token.split(":")[1])
+        if claim := intent.get("claim") or self._untold.get(token):
+            self._take_back(claim, token.split(":")[1])
         if intent:
             self._erase(token)
 

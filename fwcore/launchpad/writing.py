@@ -67,7 +67,7 @@ class Writing(Journal, Reading):
             pending = {
                 fw_id: pending[fw_id]
                 for fw_id, firework in found.items()
-                if firework["updated_on"] != pending[fw_id].update["$set"]["updated_on"]
+                if firework.get("updated_on") != pending[fw_id].update["$set"]["updated_on"]
             }
             ours = self._still_locked(token, pending)
             if token in self._half_done and ours != pending.keys():
@@ -99,7 +99,7 @@ def _rebased(write: Write, firework: Document) -> Write:
     seen = {
         "fw_id": firework["fw_id"],
         "state": firework["state"],
-        "updated_on": firework["updated_on"],
+        "updated_on": firework.get("updated_on"),
     }
     return Write("fireworks", seen, {**write.update, "$set": changes})
 
