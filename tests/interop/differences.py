@@ -133,6 +133,15 @@ DIFFERENCES = (
         r"rerun meanwhile, when.*",
     ),
     Difference(
+        "run of a superseded launch",
+        r"offline_runs\.deprecated",
+        r"False",
+        r"True",
+        "The open run of a launch that a rerun has archived is retired when it tells something. FireWorks leaves it "
+        "open, and then applies the action of the newer launch again at every recovery (W38).",
+        r"rerun meanwhile, when.*",
+    ),
+    Difference(
         "a single Firework that is added",
         r"launches\.action\.(additions|detours)\.\d\.(fw_id|fws|links|metadata|name|spec|(created|updated)_on)",
         r".*",
