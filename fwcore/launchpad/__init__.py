@@ -82,11 +82,12 @@ class LaunchPad(Intake, Claims, Reports, Queries, Own):
         return self._clock()
 
     def close(self) -> None:
-        """End the session and close the connections."""
+        """End the session and close the connections; may be called twice."""
         with suppress(FwagentError), self._reaching():
             # What cannot be finished now is finished by whoever finds the session expired.
             self._finish_own()
             self._end_session()
+        self._begin_session()  # so that a second close has nothing to end
         self._db.client.close()
 
     # ----------------------------------------------------------------- a database made for a while

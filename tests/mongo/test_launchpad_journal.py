@@ -1,0 +1,459 @@
+"""The redo log, the sessions behind it, and what the server refuses, on a real server."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from datetime import datetime, timedelta, timezone
+from typing import Any
+
+import bson
+import pytest
+from pymongo.database import Database
+
+from fwcore.errors import DatabaseUnreachable
+from fwcore.launchpad import LaunchPad
+from fwcore.launchpad import journal as module
+from fwcore.launchpad.journal import SESSION_SECONDS, Fenced
+from fwrunner.protocol import utcnow
+from tests.support.launchpads import TASKS, Wire, add, report, reports, stage
+
+Document = dict[str, Any]
+MIB = 1024 * 1024
+
+
+@pytest.fixture
+def wire() -> Iterator[Wire]:
+    """What is between `slow` and the server; an interruption that was asked for must have taken place."""
+    wire = Wire()
+    yield wire
+    assert wire.interrupted
+
+
+@pytest.fixture
+def slow(db_uri: str, lp_name: str, wire: Wire) -> Iterator[LaunchPad]:
+    launchpad = LaunchPad.from_uri(db_uri, lp_name, event_listeners=[wire])
+    yield launchpad
+    launchpad.close()
+
+
+class Cut(Exception):
+    """Stands for the end of a process."""
+
+
+def dead(_host: str, _pid: int) -> bool:
+    return True
+
+
+def left(db: Database[Document]) -> tuple[int, int]:
+    """How many locks and whole journals there are."""
+    return (
+        db.workflows.count_documents({"locked": {"$exists": True}}),
+        db.fwagent_journal.count_documents({"void": {"$exists": False}}),
+    )
+
+
+def killed(launchpad: LaunchPad, monkeypatch, at: str) -> Any:
+    """Have a LaunchPad raise Cut in one of its methods, and do nothing any more afterwards."""
+
+    def end(*_args: Any, **_named: Any) -> None:
+        for name in ("_unlock", "_erase", "_finish_own"):
+            monkeypatch.setattr(launchpad, name, lambda *_args: None)
+        raise Cut
+
+    monkeypatch.setattr(launchpad, at, end)
+    return pytest.raises(Cut)
+
+
+# ------------------------------------------------------------------------------------ refused writes
+
+
+def test_a_child_that_would_outgrow_a_document_fizzles_its_parent(lp, db) -> None:
+    ids = add(lp, {"a": "b"}, {"b": {"large": "x" * 9 * MIB}})
+    other = add(lp, {"a": "b"})
+    growing, plain = stage(lp, ids["a"], other["a"])
+    result = lp.apply([report(growing, update_spec={"more": "y" * 8 * MIB}), report(plain)])
+    assert {(o.launch_id, o.state) for o in result.applied} == {
+        (growing.launch_id, "FIZZLED"),
+        (plain.launch_id, "COMPLETED"),
+    }
+    assert result.released == [other["b"]]
+    data = db.launches.find_one({"launch_id": growing.launch_id})["action"]["stored_data"]
+    assert f"the spec of Firework {ids['b']} would outgrow MongoDB's 16 MiB" in data["_message"]
+    assert data["_action"]["update_spec"].keys() == {"more"}
+    assert "more" not in db.fireworks.find_one({"fw_id": ids["b"]})["spec"]
+    assert db.fwagent_refused.count_documents({}) == 0
+    assert left(db) == (0, 0)
+
+
+def test_a_child_without_room_for_its_failed_parents_is_told_their_numbers(lp, db) -> None:
+    large = {"large": "x" * 8 * MIB, "_allow_fizzled_parents": True}
+    ids = add(lp, {"a": "bc"}, {"b": large, "c": {"_allow_fizzled_parents": True}})
+    [claim] = stage(lp, ids["a"])
+    result = lp.apply([report(claim, "FIZZLED", stored_data={"log": "y" * 9 * MIB})])
+    assert sorted(result.released) == [ids["b"], ids["c"]]
+    told = {
+        name: db.fireworks.find_one({"fw_id": ids[name]})["spec"]["_fizzled_parents"]
+        for name in "bc"
+    }
+    assert told["b"] == [{"fw_id": ids["a"], "name": "a", "state": "FIZZLED"}]
+    assert told["c"][0]["launches"][0]["action"]["stored_data"]["log"].startswith("yy")
+    assert db.fwagent_refused.count_documents({}) == 0
+
+
+def test_a_path_that_somebody_has_made_a_value_is_ours_and_nothing_else_is_lost(
+    slow, wire, lp, db
+) -> None:
+    ids = add(lp, {"a": "bc"}, {"b": {"d": {"x": {"old": 1}}, "e": {"y": 1}, "f": 1}})
+    [claim] = stage(lp, ids["a"])
+
+    def meanwhile() -> None:
+        theirs = {"spec.d": 7, "spec.f": 2, "spec.e.theirs": 3, "updated_on": "meanwhile"}
+        db.fireworks.update_one({"fw_id": ids["b"]}, {"$set": theirs})
+
+    wire.interrupt("update", "launches", meanwhile)
+    mods = [{"_set": {"d->x->new": 2, "e->y": 2, "g": 1}}]
+    assert sorted(slow.apply([report(claim, mod_spec=mods)]).released) == [ids["b"], ids["c"]]
+    child = db.fireworks.find_one({"fw_id": ids["b"]})
+    assert child["spec"] == {
+        "_tasks": TASKS,
+        "d": {"x": {"new": 2}},
+        "e": {"y": 2, "theirs": 3},
+        "f": 2,
+        "g": 1,
+    }
+    assert child["state"] == "READY"
+    assert db.fwagent_refused.count_documents({}) == 0
+    assert left(db) == (0, 0)
+
+
+def test_a_firework_that_loses_its_date_meanwhile_is_written(slow, wire, lp, db) -> None:
+    ids = add(lp, {"a": "b"})
+    [claim] = stage(lp, ids["a"])
+    query = {"fw_id": ids["b"]}
+    wire.interrupt(
+        "update",
+        "launches",
+        lambda: db.fireworks.update_one(query, {"$unset": {"updated_on": ""}}),
+    )
+    slow.apply([report(claim, update_spec={"x": 1})])
+    child = db.fireworks.find_one(query)
+    assert (child["state"], child["spec"]["x"]) == ("READY", 1)
+
+
+def test_what_the_server_refuses_is_kept_aside_and_the_batch_ends(lp, db) -> None:
+    ids, other = add(lp, {"a": "bc"}), add(lp, {"a": "b"})
+    claims = stage(lp, ids["a"], other["a"])
+    poison = {"spec.poison": {"$exists": False}}
+    db.command("collMod", "fireworks", validator=poison, validationLevel="strict")
+    try:
+        mods = [{"_set": {"poison": 1}}]
+        result = lp.apply([report(claims[0], mod_spec=mods), report(claims[1])])
+        assert len(result.applied) == 2
+        assert not result.deferred
+        again = lp.apply(reports(claims))
+    finally:
+        db.command("collMod", "fireworks", validator={})
+    assert len(again.known) == 2
+    kept = list(db.fwagent_refused.find())
+    assert {doc["_id"].rpartition("/")[2] for doc in kept} == {str(ids["b"]), str(ids["c"])}
+    for doc in kept:
+        assert "validation" in doc["reason"]
+        write = bson.decode(doc["write"])
+        assert (write["c"], write["u"]["$set"]["spec.poison"]) == ("fireworks", 1)
+    assert db.fireworks.find_one({"fw_id": ids["b"]})["state"] == "WAITING"
+    assert db.fireworks.find_one({"fw_id": ids["a"]})["state"] == "COMPLETED"
+    assert db.fireworks.find_one({"fw_id": other["b"]})["state"] == "READY"
+    assert left(db) == (0, 0)
+
+
+# --------------------------------------------------------------------------------- large, or cut short
+
+
+def many_writes(lp: LaunchPad) -> tuple[list[Any], list[int]]:
+    """Reports whose writes take three parts of a journal, and the children that they change."""
+    claims, children = [], []
+    for _ in range(5):
+        ids = add(lp, {"a": "b"})
+        claims += stage(lp, ids["a"])
+        children.append(ids["b"])
+    return reports(claims, update_spec={"large": "x" * 4 * MIB}), children
+
+
+def test_a_journal_of_several_parts(slow, wire, lp, db) -> None:
+    told, children = many_writes(lp)
+    sizes: list[int] = []
+
+    def look() -> None:
+        sizes.extend(len(part["writes"]) for part in db.fwagent_journal.find().sort("_id"))
+
+    wire.interrupt("update", "launches", look)
+    assert sorted(slow.apply(told).released) == children
+    # Twice 4 MiB, in the child and in the launch, is one part and a bit.
+    assert len(sizes) > 2
+    assert sum(sizes) > 40 * MIB
+    assert all(size < 16 * MIB for size in sizes)
+    assert left(db) == (0, 0)
+
+
+def test_a_journal_of_several_parts_is_carried_out_by_another_one(
+    slow, lp, db, monkeypatch
+) -> None:
+    told, children = many_writes(lp)
+    with killed(slow, monkeypatch, "_execute"):
+        slow.apply(told)
+    locks, parts = left(db)
+    assert locks == 5
+    assert parts > 2
+    assert db.fireworks.count_documents({"state": "READY"}) == 0
+    assert lp.resume(dead) == 1
+    found = list(db.fireworks.find({"fw_id": {"$in": children}}))
+    assert {doc["state"] for doc in found} == {"READY"}
+    assert {len(doc["spec"]["large"]) for doc in found} == {4 * MIB}
+    assert left(db) == (0, 0)
+    assert len(lp.apply(told).known) == 5
+
+
+def test_a_journal_of_which_a_part_is_missing_was_never_begun(slow, lp, db, monkeypatch) -> None:
+    told, children = many_writes(lp)
+    with killed(slow, monkeypatch, "_execute"):
+        slow.apply(told)
+    db.fwagent_journal.delete_one({"_id": {"$regex": "/0$"}})
+    assert lp.resume(dead) == 1
+    assert left(db) == (0, 0)
+    assert {doc["state"] for doc in db.fireworks.find({"fw_id": {"$in": children}})} == {"WAITING"}
+    assert sorted(lp.apply(told).released) == children
+
+
+# -------------------------------------------------------------------------------------------- sessions
+
+
+def test_a_session_that_was_stopped_before_its_journal_is_fenced(slow, wire, lp, db) -> None:
+    ids = add(lp, {"a": "b"}, {"b": {"log": []}})
+    told = reports(stage(lp, ids["a"]), mod_spec=[{"_push": {"log": 1}}])
+    taken: list[Any] = []
+
+    def somebody_else() -> None:
+        taken.append(lp.resume(dead))
+        taken.append(lp.apply(told).released)
+
+    wire.interrupt("insert", "fwagent_journal", somebody_else)
+    with pytest.raises(Fenced) as caught:
+        slow.apply(told)
+    assert "taken over" in caught.value.title
+    assert caught.value.hint
+    assert taken == [1, [ids["b"]]]
+    assert db.fireworks.find_one({"fw_id": ids["b"]})["spec"]["log"] == [1]
+    assert left(db) == (0, 0)
+    # It goes on as a new session.
+    assert len(slow.apply(told).known) == 1
+
+
+def test_a_large_batch_that_is_fenced_leaves_no_part(slow, wire, lp, db) -> None:
+    told, children = many_writes(lp)
+    wire.interrupt("insert", "fwagent_journal", lambda: lp.resume(dead))
+    with pytest.raises(Fenced):
+        slow.apply(told)
+    assert left(db) == (0, 0)
+    assert sorted(slow.apply(told).released) == children
+
+
+@pytest.mark.parametrize("collection", ["launches", "fireworks", "workflows", "offline_runs"])
+def test_a_session_that_was_stopped_after_its_journal_changes_nothing_more(
+    slow, wire, lp, db, collection
+) -> None:
+    ids = add(lp, {"a": "b"}, {"b": {"log": []}})
+    told = reports(stage(lp, ids["a"]), mod_spec=[{"_push": {"log": 1}}])
+    seen: list[Any] = []
+
+    def everything() -> list[Any]:
+        return [list(db[name].find()) for name in ("fireworks", "launches", "workflows")]
+
+    def somebody_else() -> None:
+        assert lp.resume(dead) == 1
+        # ... and the world goes on.
+        lp.apply(reports(stage(lp, ids["b"])))
+        seen.append(everything())
+
+    if collection == "workflows":  # the second time: the first one takes the lock
+        wire.interrupt(
+            "update", "fireworks", lambda: wire.interrupt("update", collection, somebody_else)
+        )
+    else:
+        wire.interrupt("update", collection, somebody_else)
+    try:
+        slow.apply(told)
+    except Fenced:
+        assert collection in {"launches", "fireworks"}
+    assert [everything()] == seen
+    assert db.fireworks.find_one({"fw_id": ids["b"]})["state"] == "COMPLETED"
+    assert db.fireworks.find_one({"fw_id": ids["b"]})["spec"]["log"] == [1]
+    assert left(db) == (0, 0)
+
+
+def test_a_session_whose_lock_was_voided_cannot_begin_another_batch(slow, lp, db) -> None:
+    first, second = add(lp, {"a": ""}), add(lp, {"a": ""})
+    claims = stage(lp, first["a"], second["a"])
+    slow.apply(reports(claims[:1]))
+    assert lp.resume(dead) == 1
+    with pytest.raises(Fenced):
+        slow.apply(reports(claims[1:]))
+    assert len(slow.apply(reports(claims[1:])).applied) == 1
+
+
+def test_an_idle_session_that_was_declared_dead_begins_anew(slow, lp, db) -> None:
+    first, second = add(lp, {"a": ""}), add(lp, {"a": ""})
+    claims = stage(lp, first["a"], second["a"])
+    slow.apply(reports(claims[:1]))
+    assert lp.resume(dead) == 1
+    later = utcnow() + timedelta(seconds=SESSION_SECONDS + 1)
+    slow._clock = lambda: later
+    assert len(slow.apply(reports(claims[1:])).applied) == 1
+
+
+def test_an_expired_session_is_over_and_a_living_one_is_not(slow, lp, db) -> None:
+    slow.apply(reports(stage(lp, add(lp, {"a": ""})["a"])))
+    assert lp.resume() == 0
+    past = datetime.now(timezone.utc) - timedelta(seconds=1)
+    db.fwagent_sessions.update_one({"_id": slow._session}, {"$set": {"expires_at": past}})
+    assert lp.resume() == 1
+    assert lp.resume() == 0
+
+
+def test_an_own_session_is_never_dead(slow, lp, db) -> None:
+    slow.apply(reports(stage(lp, add(lp, {"a": ""})["a"])))
+    lp.close()
+    past = datetime.now(timezone.utc) - timedelta(hours=1)
+    db.fwagent_sessions.update_many({}, {"$set": {"expires_at": past}})
+    assert slow.resume(dead) == 0
+    assert db.fwagent_journal.count_documents({}) == 0
+
+
+def test_is_gone_is_asked_about_sessions_of_others_only(slow, lp, db) -> None:
+    slow.apply(reports(stage(lp, add(lp, {"a": ""})["a"])))
+    asked: list[tuple[str, int]] = []
+
+    def is_gone(host: str, pid: int) -> bool:
+        asked.append((host, pid))
+        return False
+
+    assert lp.resume(is_gone) == 0
+    assert asked == [(slow.host, os.getpid())]
+
+
+def test_resume_with_nothing_to_do_costs_few_commands(slow, wire, lp, db) -> None:
+    lp.apply(reports(stage(lp, add(lp, {"a": ""})["a"])))
+    slow.check()
+    wire.commands.clear()
+    assert slow.resume(lambda _host, _pid: False) == 0
+    assert len(wire.commands) <= 5
+    assert {collection for _command, collection in wire.commands} <= {
+        "fwagent_sessions",
+        "fwagent_journal",
+    }
+
+
+def test_resume_releases_the_locks_of_the_dead_and_no_others(slow, lp, db, monkeypatch) -> None:
+    first, second, third = (add(lp, {"a": ""}) for _ in range(3))
+    told = reports(stage(lp, first["a"]))
+    foreign = "fwagent:login7:4711:ab:cd"
+    db.workflows.update_one({"nodes": second["a"]}, {"$set": {"locked": foreign}})
+    db.workflows.update_one({"nodes": third["a"]}, {"$set": {"locked": True}})
+    with killed(slow, monkeypatch, "_commit"):
+        slow.apply(told)
+    assert left(db) == (3, 0)
+    assert lp.resume(dead) == 1
+    locks = [workflow.get("locked") for workflow in db.workflows.find().sort("_id")]
+    assert locks == [None, foreign, True]
+    assert len(lp.apply(told).applied) == 1
+
+
+def test_a_finished_process_leaves_no_session(db_uri, lp_name, lp, db) -> None:
+    launchpads = [LaunchPad.from_uri(db_uri, lp_name) for _ in range(3)]
+    for launchpad in launchpads[:2]:
+        launchpad.apply(reports(stage(lp, add(lp, {"a": ""})["a"])))
+    lp.close()
+    assert db.fwagent_sessions.count_documents({}) == 2
+    for launchpad in launchpads:
+        launchpad.close()
+    assert db.fwagent_sessions.count_documents({}) == 0
+
+
+def test_a_close_makes_whole_what_an_outage_has_cut(slow, lp, db, monkeypatch) -> None:
+    ids = add(lp, {"a": "b"})
+    told = reports(stage(lp, ids["a"]))
+    original = slow._execute
+
+    def fails(*_args: Any) -> None:
+        monkeypatch.setattr(slow, "_execute", original)
+        raise DatabaseUnreachable("gone")
+
+    monkeypatch.setattr(slow, "_execute", fails)
+    with pytest.raises(DatabaseUnreachable):
+        slow.apply(told)
+    assert left(db) == (1, 1)
+    lp.close()
+    slow.close()
+    assert left(db) == (0, 0)
+    assert db.fwagent_sessions.count_documents({}) == 0
+    assert db.fireworks.find_one({"fw_id": ids["b"]})["state"] == "READY"
+
+
+def test_a_session_that_cannot_finish_stays_for_others(slow, lp, db, monkeypatch) -> None:
+    ids = add(lp, {"a": "b"})
+    told = reports(stage(lp, ids["a"]))
+
+    def fails(*_args: Any) -> None:
+        raise DatabaseUnreachable("gone")
+
+    monkeypatch.setattr(slow, "_execute", fails)
+    with pytest.raises(DatabaseUnreachable):
+        slow.apply(told)
+    slow.close()
+    assert left(db) == (1, 1)
+    assert lp.resume(dead) == 1
+    assert left(db) == (0, 0)
+    assert db.fireworks.find_one({"fw_id": ids["b"]})["state"] == "READY"
+
+
+# --------------------------------------------------------------------------------------------- purging
+
+
+def test_what_is_long_over_is_purged(slow, lp, db, monkeypatch) -> None:
+    for launchpad in (slow, lp):
+        launchpad.apply(reports(stage(lp, add(lp, {"a": ""})["a"])))
+    with killed(slow, monkeypatch, "_commit"):
+        slow.apply(reports(stage(lp, add(lp, {"a": ""})["a"])))
+    assert lp.resume(dead) == 1
+    assert db.fwagent_journal.count_documents({"void": True}) == 1
+    assert db.fwagent_sessions.count_documents({"dead": True}) == 1
+
+    before = utcnow() + timedelta(days=module._KEEP_DAYS - 1)
+    lp._clock = lambda: before
+    lp.resume()
+    assert db.fwagent_journal.count_documents({"void": True}) == 1
+    assert db.fwagent_sessions.count_documents({"dead": True}) == 1
+
+    after = utcnow() + timedelta(days=module._KEEP_DAYS + 1)
+    lp._clock = lambda: after
+    lp.resume()
+    assert db.fwagent_journal.count_documents({}) == 0
+    assert [doc["_id"] for doc in db.fwagent_sessions.find()] == [lp._session]
+
+
+# ------------------------------------------------------------------------- workflows of old FireWorks
+
+
+def test_a_workflow_without_parent_links_gets_all_of_them(lp, db) -> None:
+    """Those of new Fireworks alone would make roots of all the others."""
+    ids = add(lp, {"a": "b", "b": "d", "c": "d"})
+    db.workflows.update_one({}, {"$unset": {"parent_links": ""}})
+    addition = {"fw_id": -1, "name": "new", "spec": {"_tasks": TASKS}}
+    lp.apply(reports(stage(lp, ids["a"]), additions=[addition]))
+    lp.apply(reports(stage(lp, ids["b"])))
+    assert db.fireworks.find_one({"fw_id": ids["d"]})["state"] == "WAITING"
+    assert db.workflows.find_one()["parent_links"] == {
+        str(ids["b"]): [ids["a"]],
+        str(ids["d"]): [ids["b"], ids["c"]],
+        "5": [ids["a"]],
+    }
