@@ -35,6 +35,8 @@ _NOW = r"(date|text) now"
 _TIME = r"(date|text) \d.*"
 #: A launch, also as its child is told about it.
 _LAUNCH = r"(launches|fireworks\.spec\._fizzled_parents\.\d\.launches\.\d)"
+#: A workflow inside a stored action.
+_ADDED = r"launches\.action\.(additions|detours|append_wfs)\.\d(\.workflow)?"
 _PENDING = r"(pending|ended before|every verb|all children|fan-in, (both|one FIZZLES)|paused in the queue).*, while.*"
 
 #: Feeds docs/compatibility.md.
@@ -96,7 +98,7 @@ DIFFERENCES = (
         _NOW,
         _TIME,
         "A launch directory that tells nothing new causes no write. FireWorks rewrites Firework and Workflow.",
-        rf"{_PENDING}|(pending|running.*|fan-in, one of two), when they have ended",
+        rf"{_PENDING}|(pending|running.*|fan-in, one of two|.* a parent that runs), when they have ended",
     ),
     Difference(
         "a held Firework stays held",
@@ -147,7 +149,15 @@ DIFFERENCES = (
         r".*",
         r".*",
         "An action is stored as the compute node wrote it. FireWorks wraps a single Firework in a workflow first.",
-        where=r".*action-(additions|both)",
+        where=r".*action-(additions|both)|(additions|.* an addition|an addition below a leaf), when.*",
+    ),
+    Difference(
+        "a workflow that is added",
+        rf"{_ADDED}(\.fws\.\d)?\.(created|updated)_on|{_ADDED}\.links\.-\d",
+        r"text now|\[\]",
+        r"absent",
+        "An action is stored as the compute node wrote it. FireWorks writes the dates and the empty links of leaves "
+        "into it that it lacks.",
     ),
 )
 

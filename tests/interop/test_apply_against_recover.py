@@ -96,6 +96,23 @@ def completed(**action: Any) -> Document:
     return {"state": "COMPLETED", "fwaction": {**ACTION, **action}}
 
 
+def new(number: int, name: str, **spec: Any) -> Document:
+    """Return a Firework as an action adds it."""
+    return {"fw_id": number, "name": name, "spec": {"_tasks": TASKS, **spec}}
+
+
+def chain(*names: str) -> Document:
+    """Return a workflow as an action adds it; ids go down from -1, each Firework follows the one before."""
+    fws = [new(-number, name) for number, name in enumerate(names, 1)]
+    links = {str(-number): [-number - 1] for number in range(1, len(names))}
+    return {"fws": fws, "links": links, "name": "added", "metadata": {}}
+
+
+def appended(workflow: Document, *parents: str, detour: bool = False) -> list[Document]:
+    """Return an entry of append_wfs; `parents` are letters of the situation."""
+    return [{"workflow": workflow, "parents": list(parents), "detour": detour}]
+
+
 PING = {"ping": 2.0}
 FIZZLED = {"state": "FIZZLED", "fwaction": FAILURE, "checkpoint": CHECKPOINT}
 MODS = [
@@ -179,6 +196,70 @@ SITUATIONS: dict[str, Situation] = {
     ),
     "rerun meanwhile": Situation(
         {"a": "b"}, {"a": PING}, {"a": completed()}, between="lp.rerun_fw(ids['a'])"
+    ),
+    "a detour of two": Situation(
+        {"a": "b"}, {"a": PING}, {"a": completed(detours=[chain("x", "y")])}
+    ),
+    "a detour before a fan-out": Situation(
+        {"a": "bcd", "b": "e", "c": "e"}, {"a": PING}, {"a": completed(detours=[chain("x", "y")])}
+    ),
+    "two detours": Situation(
+        {"a": "bc"},
+        {"a": PING},
+        {"a": completed(detours=[chain("x"), {**chain(), "fws": [new(-7, "y"), new(-5, "z")]}])},
+    ),
+    "additions": Situation(
+        {"a": "b"}, {"a": PING}, {"a": completed(additions=[chain("x", "y"), new(-7, "z", q=1)])}
+    ),
+    "an addition below a leaf": Situation(
+        {"a": ""}, {"a": PING}, {"a": completed(additions=[new(-1, "x")])}
+    ),
+    "a detour and an addition": Situation(
+        {"a": "bc"}, {"a": PING}, {"a": completed(detours=[chain("x")], additions=[new(-2, "y")])}
+    ),
+    "append_wfs to two parents": Situation(
+        {"a": "c", "b": "d"},
+        {"a": PING, "b": PING},
+        {
+            "a": completed(update_spec={"from": "a"}, mod_spec=[{"_push": {"log": "a"}}]),
+            "b": completed(
+                update_spec={"from": "b"},
+                mod_spec=[{"_push": {"log": "b"}}],
+                append_wfs=appended(chain("x", "y"), "a"),
+            ),
+        },
+    ),
+    "append_wfs to a parent that runs": Situation(
+        {"a": "c", "b": ""},
+        {"a": PING, "b": PING},
+        {"a": completed(update_spec={"x": 1}, append_wfs=appended(chain("x"), "b", detour=True))},
+    ),
+    "update_spec and a detour": Situation(
+        {"a": "b", "b": "c"},
+        {"a": PING},
+        {"a": completed(update_spec={"x": 1}, detours=[chain("x", "y")])},
+    ),
+    "propagate and an addition": Situation(
+        {"a": "b", "b": "c"},
+        {"a": PING},
+        {
+            "a": completed(
+                update_spec={"x": 1},
+                mod_spec=[{"_inc": {"n": 1}}],
+                propagate=True,
+                additions=[chain("x", "y")],
+            )
+        },
+    ),
+    "defuse_children and a detour": Situation(
+        {"a": "bc", "b": "d"},
+        {"a": PING},
+        {"a": completed(defuse_children=True, detours=[chain("x")])},
+    ),
+    "it FIZZLES and would have added": Situation(
+        {"a": "b"},
+        {"a": PING},
+        {"a": {**FIZZLED, "fwaction": {**FAILURE, "additions": [chain("x")]}}},
     ),
 }
 
@@ -292,7 +373,7 @@ class Bench:
             for letter, says in getattr(each, stage).items():
                 offline = {"launch_id": self.found[name]["launches"][letter]}
                 offline["started_on"] = self.starts.setdefault((name, letter), started).isoformat()
-                told = dict(says)
+                told = self._with_ids(name, says)
                 ping = told.pop("ping", 3.0)
                 if ping is not None and (stage == "ended" or "ping" in each.during.get(letter, {})):
                     moment = self.starts[name, letter] + timedelta(milliseconds=10 * ping)
@@ -302,6 +383,18 @@ class Bench:
                 self._write(
                     name, letter, OFFLINE_JSON, {"checkpoint": CHECKPOINT, **offline, **told}
                 )
+
+    def _with_ids(self, name: str, says: Document) -> Document:
+        """Return what a run tells, with fw_ids for letters in `append_wfs`."""
+        ids = self.found[name]["ids"]
+        action = says.get("fwaction")
+        if not action or not action["append_wfs"]:
+            return dict(says)
+        entries = [
+            {**entry, "parents": [ids[letter] for letter in entry["parents"]]}
+            for entry in action["append_wfs"]
+        ]
+        return {**says, "fwaction": {**action, "append_wfs": entries}}
 
     def meanwhile(self) -> None:
         """Let somebody do something between the two recoveries, on both sides."""
@@ -331,13 +424,14 @@ class Bench:
         self.snapshots.append((label, self.documents("theirs"), self.documents("ours")))
 
     def documents(self, side: str) -> dict[str, dict[Any, Document]]:
-        """Return {collection: {key: document}} of one side."""
+        """Return {collection: {key: document}} of one side; a new Firework has an `_id` of its own."""
         database = self.client[self.names[side]]
         keys = {"workflows": "_id", "fireworks": "fw_id"}
+        hidden = {"fireworks": {"_id": 0}}
         return {
             collection: {
                 document[keys.get(collection, "launch_id")]: document
-                for document in database[collection].find()
+                for document in database[collection].find({}, hidden.get(collection))
             }
             for collection in COLLECTIONS
         }
@@ -375,12 +469,29 @@ def test_the_documents_are_the_same_but_for_the_table(bench: Bench, name: str, m
 
 def found_in(bench: Bench, name: str, moment: str) -> Iterator[Found]:
     label, theirs, ours = bench.snapshots[MOMENTS.index(moment)]
-    ids = set(bench.found[name]["ids"].values())
+    ids = members(bench, name, moment)
     for collection in COLLECTIONS:
         assert theirs[collection].keys() == ours[collection].keys()
         for key, document in theirs[collection].items():
             if document.get("fw_id") in ids or ids & set(document.get("nodes", [])):
-                yield from differences(document, ours[collection][key], collection, label)
+                pair = ordered(document), ordered(ours[collection][key])
+                yield from differences(*pair, collection, label)
+
+
+def ordered(document: Document) -> Document:
+    """Return a document with what is a set in order."""
+    if "nodes" not in document:
+        return document
+    parents = {child: sorted(found) for child, found in document["parent_links"].items()}
+    return {**document, "nodes": sorted(document["nodes"]), "parent_links": parents}
+
+
+def members(bench: Bench, name: str, moment: str) -> set[int]:
+    """Return the Fireworks of a situation, with those that were added."""
+    _, theirs, _ = bench.snapshots[MOMENTS.index(moment)]
+    ids = set(bench.found[name]["ids"].values())
+    [workflow] = [doc for doc in theirs["workflows"].values() if ids & set(doc["nodes"])]
+    return set(workflow["nodes"])
 
 
 def test_every_line_of_the_table_is_met(bench: Bench) -> None:
@@ -397,6 +508,11 @@ def test_fireworks_reads_what_we_leave_and_would_write_the_same(bench: Bench) ->
     for collection, stored, written in bench.copied.python(RELOAD):
         if (collection, stored["state"]) == ("launches", "RESERVED"):
             written["reservedtime_secs"] = stored["reservedtime_secs"]  # goes on
+        if collection == "launches" and stored["action"]:
+            # It would complete the workflows that an action adds; the table has that.
+            for key in ("additions", "detours", "append_wfs"):
+                found = stored["action"].pop(key), written["action"].pop(key)
+                assert len(found[0]) == len(found[1])
         assert instants(written) == instants(stored), collection
 
 
@@ -417,3 +533,18 @@ def test_the_situations_are_what_they_say(bench: Bench) -> None:
     assert states("a paused child") == "COMPLETED PAUSED READY"
     assert states("pending") == "RESERVED WAITING"
     assert states("rerun meanwhile") == "READY WAITING"
+
+    def added(name: str) -> dict[str, str]:
+        new = members(bench, name, MOMENTS[1]) - set(bench.found[name]["ids"].values())
+        found = [ours["fireworks"][number] for number in new]
+        return {firework["name"]: firework["state"] for firework in found}
+
+    assert states("a detour before a fan-out") == "COMPLETED WAITING WAITING WAITING WAITING"
+    assert added("a detour before a fan-out") == {"x": "READY", "y": "WAITING"}
+    assert added("two detours") == {"x": "READY", "y": "READY", "z": "READY"}
+    assert added("additions") == {"x": "READY", "y": "WAITING", "z": "READY"}
+    assert states("a detour and an addition") == "COMPLETED WAITING WAITING"
+    assert added("append_wfs to two parents") == {"x": "READY", "y": "WAITING"}
+    assert added("append_wfs to a parent that runs") == {"x": "WAITING"}
+    assert states("defuse_children and a detour") == "COMPLETED DEFUSED DEFUSED WAITING"
+    assert added("it FIZZLES and would have added") == {}
