@@ -418,13 +418,19 @@ class Store:
         return list(self.launchpad.add({"fws": fws, "links": links or {}}).values())
 
     def state(self, fw_id: int) -> str:
-        """The state of a Firework; the copy in its workflow must be the same."""
-        firework = self.db.fireworks.find_one({"fw_id": fw_id})
-        workflow = self.db.workflows.find_one({"nodes": fw_id})
-        assert firework is not None
-        assert workflow is not None
-        assert workflow["fw_states"][str(fw_id)] == firework["state"]
-        return str(firework["state"])
+        """The state of a Firework; the copy in its workflow must be, or become, the same."""
+        states: list[str] = []
+
+        def agree() -> bool:
+            firework = self.db.fireworks.find_one({"fw_id": fw_id})
+            workflow = self.db.workflows.find_one({"nodes": fw_id})
+            assert firework is not None
+            assert workflow is not None
+            states.append(str(firework["state"]))
+            return bool(workflow["fw_states"][str(fw_id)] == firework["state"])
+
+        wait_until(agree)
+        return states[-1]
 
     def states(self) -> dict[int, str]:
         return {fw["fw_id"]: self.state(fw["fw_id"]) for fw in self.db.fireworks.find()}
