@@ -101,14 +101,26 @@ def test_a_child_without_room_for_its_failed_parents_is_told_their_numbers(lp, d
     assert db.fwagent_refused.count_documents({}) == 0
 
 
+def test_a_child_that_is_all_but_full_is_released_by_a_failed_parent(lp, db) -> None:
+    room = 16 * MIB - 40 * 1024
+    full = {"large": "x" * room, "_allow_fizzled_parents": True}
+    ids = add(lp, {"a": "b"}, {"b": full})
+    result = lp.apply(reports(stage(lp, ids["a"]), "FIZZLED"))
+    assert result.released == [ids["b"]]
+    assert db.fireworks.find_one({"fw_id": ids["b"]})["state"] == "READY"
+
+
+@pytest.mark.parametrize("dated", [True, False])
 def test_a_path_that_somebody_has_made_a_value_is_ours_and_nothing_else_is_lost(
-    slow, wire, lp, db
+    slow, wire, lp, db, dated
 ) -> None:
     ids = add(lp, {"a": "bc"}, {"b": {"d": {"x": {"old": 1}}, "e": {"y": 1}, "f": 1}})
     [claim] = stage(lp, ids["a"])
 
     def meanwhile() -> None:
-        theirs = {"spec.d": 7, "spec.f": 2, "spec.e.theirs": 3, "updated_on": "meanwhile"}
+        theirs: Document = {"spec.d": 7, "spec.f": 2, "spec.e.theirs": 3}
+        if dated:
+            theirs["updated_on"] = "meanwhile"
         db.fireworks.update_one({"fw_id": ids["b"]}, {"$set": theirs})
 
     wire.interrupt("update", "launches", meanwhile)
