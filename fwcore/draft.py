@@ -7,7 +7,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
@@ -17,67 +16,10 @@ from fwcore.documents import firework_object, iso, milliseconds, new_firework
 from fwcore.flow import Flow
 from fwcore.growth import Growth, growths_of, new_ids
 from fwcore.states import FINAL, HELD, RANKS, acceptable_parents, representative
+from fwcore.world import Defer, Ignore, Missing, World, Write
 from fwrunner.protocol.action import InvalidAction, apply_modifiers
 
 Document = dict[str, Any]
-
-
-@dataclass
-class Missing(Exception):
-    """A rule needs what was not read: whole ``fireworks``, ``launches``, or only ``flags`` of them.
-
-    ``new_ids`` is how many more ids for new Fireworks are needed.
-    """
-
-    fireworks: set[int] = field(default_factory=set)
-    launches: set[int] = field(default_factory=set)
-    flags: set[int] = field(default_factory=set)
-    new_ids: int = 0
-
-
-@dataclass
-class World:
-    """The documents a plan may use, as they were read under the locks.
-
-    ``workflows`` are the locked ones, keyed by nothing; ``fireworks``, ``launches`` are keyed by their
-    ids; ``runs`` holds the offline runs of each launch; ``tolerant`` tells of Fireworks that were not
-    read whole whether they have ``_allow_fizzled_parents``; ``refused`` tells for a Firework whose
-    workflow is not locked by us the reason; ``gone`` is what was looked for and does not exist;
-    ``new_ids`` are ids that nobody else will use, for Fireworks that actions add; ``full`` are Fireworks
-    whose spec cannot grow by what the batch would add to it.
-    """
-
-    workflows: list[Document] = field(default_factory=list)
-    fireworks: dict[int, Document] = field(default_factory=dict)
-    launches: dict[int, Document] = field(default_factory=dict)
-    runs: dict[int, list[Document]] = field(default_factory=dict)
-    tolerant: dict[int, bool] = field(default_factory=dict)
-    refused: dict[int, str] = field(default_factory=dict)
-    gone: Missing = field(default_factory=Missing)
-    new_ids: list[int] = field(default_factory=list)
-    full: set[int] = field(default_factory=set)
-
-
-@dataclass(frozen=True)
-class Write:
-    """One MongoDB update: absolute values only, so that running it twice is running it once.
-
-    ``many`` marks an update of all matching documents, ``upsert`` one that inserts what is not there.
-    """
-
-    collection: str
-    filter: Document
-    update: Document
-    many: bool = False
-    upsert: bool = False
-
-
-class Ignore(Exception):
-    """The report will never be applied."""
-
-
-class Defer(Exception):
-    """The report cannot be applied now."""
 
 
 class Draft:

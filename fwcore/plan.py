@@ -20,8 +20,9 @@ from typing import Any
 from fwcore import action as actions
 from fwcore import history as histories
 from fwcore.documents import iso
-from fwcore.draft import Defer, Draft, Ignore, World, Write, launch_write
+from fwcore.draft import Draft, launch_write
 from fwcore.states import ACTIVE
+from fwcore.world import Defer, Ignore, World, Write
 from fwrunner.protocol import Report
 from fwrunner.protocol.action import InvalidAction
 

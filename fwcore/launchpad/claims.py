@@ -12,12 +12,12 @@ from typing import Any
 from pymongo import ASCENDING, DESCENDING, UpdateOne
 
 from fwcore import documents
-from fwcore.draft import World
 from fwcore.launchpad.reading import WHOLE
 from fwcore.launchpad.records import BATCH, Applied, Claim, PlaceLaunch
 from fwcore.launchpad.session import Session, batches
 from fwcore.plan import plan_cancel, plan_claim
 from fwcore.worker import Worker
+from fwcore.world import World
 
 Document = dict[str, Any]
 

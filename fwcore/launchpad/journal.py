@@ -24,9 +24,9 @@ from bson.codec_options import CodecOptions
 from pymongo.errors import BulkWriteError, DuplicateKeyError
 from pymongo.write_concern import WriteConcern
 
-from fwcore.draft import Write
 from fwcore.errors import FwagentError
 from fwcore.launchpad.connection import Connected
+from fwcore.world import Write
 
 Document = dict[str, Any]
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from fwcore.draft import Missing, World
 from fwcore.errors import NotInitialized
 from fwcore.launchpad.connection import Connected
+from fwcore.world import Missing, World
 
 Document = dict[str, Any]
 

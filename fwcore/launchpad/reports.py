@@ -8,11 +8,11 @@ from typing import Any, cast
 
 import bson
 
-from fwcore.draft import World
 from fwcore.growth import count_added
 from fwcore.launchpad.records import BATCH, Applied
 from fwcore.launchpad.session import Session, batches
 from fwcore.plan import Outcome, Plan, is_heartbeat, plan_heartbeats, plan_reports
+from fwcore.world import World
 from fwrunner.protocol import Report
 
 Document = dict[str, Any]

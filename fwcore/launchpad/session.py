@@ -9,11 +9,11 @@ from typing import Any
 
 import bson
 
-from fwcore.draft import Missing, World
 from fwcore.launchpad.journal import IsGone, encoded
 from fwcore.launchpad.reading import WHOLE
 from fwcore.launchpad.writing import Writing
 from fwcore.plan import Plan
+from fwcore.world import Missing, World
 
 _OURS = re.compile("^fwagent:")
 #: Bytes of the largest document, less some for what else changes in it.

@@ -9,9 +9,9 @@ from typing import Any
 from pymongo import UpdateMany, UpdateOne
 from pymongo.errors import BulkWriteError
 
-from fwcore.draft import Write
 from fwcore.launchpad.journal import Fenced, Journal, encoded
 from fwcore.launchpad.reading import Reading
+from fwcore.world import Write
 
 Document = dict[str, Any]
 

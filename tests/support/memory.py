@@ -13,9 +13,9 @@ from datetime import datetime, timedelta, timezone
 from typing import Any
 
 from fwcore import documents
-from fwcore.draft import Missing, World, Write
 from fwcore.plan import Plan, plan_cancel, plan_claim, plan_reports
 from fwcore.worker import Worker
+from fwcore.world import Missing, World, Write
 from fwrunner.protocol import Report
 
 Document = dict[str, Any]

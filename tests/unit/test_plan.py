@@ -8,7 +8,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fwcore.draft import World
 from fwcore.plan import (
     is_heartbeat,
     plan_cancel,
@@ -17,6 +16,7 @@ from fwcore.plan import (
     plan_reports,
 )
 from fwcore.states import FINAL, HELD, acceptable_parents, workflow_state
+from fwcore.world import World
 from tests.support.memory import NOW, Memory, report, updated
 
 DIAMOND = {"a": "bc", "b": "d", "c": "d"}
