@@ -206,9 +206,14 @@ class Claims(Session):
             )
             for claim in claims
         ]
-        if runs:
+        # A second run of the same launch would stay open for ever, so asking twice must not make one.
+        writes = [
+            UpdateOne({"launch_id": run["launch_id"]}, {"$setOnInsert": run}, upsert=True)
+            for run in runs
+        ]
+        if writes:
             with self._reaching():
-                self._db.offline_runs.insert_many(runs)
+                self._db.offline_runs.bulk_write(writes, ordered=False)
 
     def record_jobs(self, job_ids: Mapping[int, str]) -> None:
         """Store the queue's job id of each launch, where FireWorks looks for reservation ids."""
