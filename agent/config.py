@@ -14,9 +14,17 @@ import shlex
 import stat
 import sys
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr, ValidationError
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    SecretStr,
+    ValidationError,
+    model_validator,
+)
 
 from fwcore.errors import FwagentError
 from fwcore.launchpad import LaunchPad
@@ -64,9 +72,19 @@ Seconds = Annotated[float, Field(gt=0, le=86400)]
 class _Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
+    @model_validator(mode="after")
+    def _file_or_keys(self) -> _Section:
+        # One of the two would win silently, and it may be the wrong database.
+        instead = self.model_fields_set & set(getattr(self, "replaced_by_file", ()))
+        if getattr(self, "file", None) is not None and instead:
+            raise ValueError(f"`file` and `{min(instead)}` are both set; keep one of them")
+        return self
+
 
 class LaunchpadSection(_Section):
     """Where the FireWorks database is."""
+
+    replaced_by_file: ClassVar = ("uri", "uri_file", "name")
 
     file: Expanded | None = Field(
         default=None, description="a my_launchpad.yaml, instead of uri and name"
@@ -78,6 +96,8 @@ class LaunchpadSection(_Section):
 
 class WorkerSection(_Section):
     """Whose launches this agent handles, and no others."""
+
+    replaced_by_file: ClassVar = ("name", "category", "query", "env")
 
     file: Expanded | None = Field(
         default=None, description="a my_fworker.yaml, instead of the keys below"
@@ -171,20 +191,17 @@ class Config(_Section):
 
     def connect(self, *, timeout: float = 10.0) -> LaunchPad:
         """Return the LaunchPad, without connecting yet; raise ConfigError or InvalidSettings."""
-        section = self.launchpad
-        if section.file is not None and URI_VARIABLE not in os.environ:
-            uri, _name, options = read_launchpad_file(section.file)
-            if _holds_password(uri) or "password" in options:
-                _refuse_readable(section.file)
-            return LaunchPad.from_file(section.file, timeout=timeout)
-        return LaunchPad.from_uri(self._uri(), section.name, timeout=timeout)
+        file, secret = self.launchpad.file, _secret_uri()
+        if file is None:
+            return LaunchPad.from_uri(secret or self._uri(), self.launchpad.name, timeout=timeout)
+        uri, name, options = read_launchpad_file(file)
+        if secret is not None:
+            return LaunchPad.from_uri(secret, name, timeout=timeout, **options)
+        if _holds_password(uri) or "password" in options:
+            _refuse_readable(file)
+        return LaunchPad.from_file(file, timeout=timeout)
 
     def _uri(self) -> str:
-        if URI_VARIABLE in os.environ:
-            return os.environ[URI_VARIABLE]
-        credentials = os.environ.get("CREDENTIALS_DIRECTORY")
-        if credentials and (Path(credentials) / CREDENTIAL).exists():
-            return (Path(credentials) / CREDENTIAL).read_text(encoding="utf-8").strip()
         if self.launchpad.uri_file is not None:
             return _uri_from(self.launchpad.uri_file)
         if self.launchpad.uri is not None:
@@ -193,6 +210,16 @@ class Config(_Section):
             "the configuration names no database",
             f"set launchpad.uri, launchpad.uri_file, launchpad.file or ${URI_VARIABLE}",
         )
+
+
+def _secret_uri() -> str | None:
+    """Return the URI that the environment or systemd gives; it may hold a password that no file does."""
+    if URI_VARIABLE in os.environ:
+        return os.environ[URI_VARIABLE]
+    credentials = os.environ.get("CREDENTIALS_DIRECTORY")
+    if credentials and (Path(credentials) / CREDENTIAL).exists():
+        return (Path(credentials) / CREDENTIAL).read_text(encoding="utf-8").strip()
+    return None
 
 
 def config_path(given: Path | None) -> Path:

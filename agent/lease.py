@@ -47,6 +47,10 @@ class LeaseKeeper:
 
     def _take(self, launchpad: LaunchPad) -> None:
         lease = launchpad.acquire_lease(self._worker, self._owner, LEASE_SECONDS)
+        if lease.owner != self._owner and is_gone(lease.host, lease.pid):
+            # A restart after a crash need not wait for the dead one's lease to expire.
+            launchpad.release_lease(lease)
+            lease = launchpad.acquire_lease(self._worker, self._owner, LEASE_SECONDS)
         if lease.owner == self._owner:
             self._lease = lease
             self._health.mode = "serving"

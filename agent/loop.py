@@ -53,6 +53,7 @@ def make_parts(config: Config) -> Parts:
     outbox = prepare_root(config.launch.root)
     queue = open_queue(config)
     launchpad.submitted = queue.submitted
+    launchpad.queue_name = f"{config.queue.type}:{config.launch.root}"
     return Parts(
         config,
         launchpad,
@@ -150,7 +151,7 @@ class Agent:
             self._read_config_again()
         try:
             self._pass()
-        except DatabaseUnreachable as error:
+        except (DatabaseUnreachable, DatabaseRefused) as error:
             self._health.database_down()
             self._failed(error)
         except FwagentError as error:

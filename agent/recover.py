@@ -95,10 +95,17 @@ class WayBack:
 
     def _apply_entries(self, entries: list[Path], result: Result) -> None:
         found = []
+        unread: list[str] = []
         for path in entries:
             report = read_outbox_entry(str(path), self._max_size)
             if isinstance(report, Report):
                 found.append(Found(report, path, _modified(path)))
+            else:
+                unread.append(report.reason)
+        if unread:
+            # One line for all of them: a directory may be full of junk.
+            count = f"{len(unread)} entries" if len(unread) > 1 else "an entry"
+            result.defer(None, None, f"{count} of the outbox cannot be read: {unread[0]}")
         applied = self._apply(found, result)
         unsettled = {outcome.launch_id for outcome in applied.deferred}
         ignored = {outcome.launch_id for outcome in applied.ignored}

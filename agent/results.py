@@ -43,7 +43,7 @@ class Result:
         self.ignored += _reasons(applied.ignored)
         self.released += applied.released
 
-    def defer(self, launch_id: int, fw_id: int | None, reason: str) -> None:
+    def defer(self, launch_id: int | None, fw_id: int | None, reason: str) -> None:
         """Note what will be tried again."""
         self.deferred.append({"launch_id": launch_id, "fw_id": fw_id, "reason": reason})
 

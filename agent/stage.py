@@ -99,6 +99,8 @@ def prepare_root(root: Path) -> Path:
         outbox.mkdir(parents=True, exist_ok=True)
         outbox.parent.chmod(0o700)
         outbox.chmod(0o700)
+        # A full disk takes directories and empty files; a claim that cannot be staged leaves its traces.
+        write_atomic(str(outbox.parent / "probe.json"), {"space": "x" * 16384})
     except OSError as error:
         raise StageError(
             f"the launch root {root} is not usable: {error.strerror}",

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import os
 import socket
+import stat
 import time
 from typing import Any
 
 from agent.config import Config
 from agent.health import read_status
-from fwcore.errors import DatabaseUnreachable
+from fwcore.errors import DatabaseRefused, DatabaseUnreachable
 from fwcore.states import RANKS
 
 #: Seconds that `status` waits for the database.
@@ -47,7 +48,7 @@ def collect(config: Config) -> dict[str, Any]:
         document["fireworks"] = launchpad.counts()
         open_launches = len(launchpad.open_launches(worker))
         document["launches"] = {"open": open_launches, **launchpad.active_count(worker)}
-    except DatabaseUnreachable as error:
+    except (DatabaseUnreachable, DatabaseRefused) as error:
         document["database"].update(reachable=False, error=error.title)
     else:
         if lease is not None and lease[1]:
@@ -95,7 +96,8 @@ def _backlog(config: Config) -> dict[str, Any]:
     """Return how many reports wait in the outbox and the age of the oldest, in seconds."""
     try:
         entries = [path for path in (config.private / "outbox").iterdir() if path.suffix == ".json"]
-        written = [path.stat().st_mtime for path in entries if not path.name.startswith(".")]
+        states = [path.lstat() for path in entries if not path.name.startswith(".")]
+        written = [state.st_mtime for state in states if stat.S_ISREG(state.st_mode)]
     except OSError:
         written = []
     oldest = max(0.0, time.time() - min(written)) if written else None
@@ -110,7 +112,9 @@ def lines(document: dict[str, Any]) -> list[str]:
         found.append(f"database   {database['where']}: answers")
     else:
         since = f" since {database['down_since']}" if database["down_since"] else ""
-        found.append(f"database   {database['where']}: does not answer{since}")
+        refused = str(database["error"]).startswith(f"the database at {database['where']} refused")
+        what = "refuses" if refused else "does not answer"
+        found.append(f"database   {database['where']}: {what}{since}")
         found.append(
             "           nothing is lost: reports stay in the launch directories until it does"
         )
@@ -127,6 +131,10 @@ def lines(document: dict[str, Any]) -> list[str]:
         f"{backlog['reports']} reports, the oldest {age:.0f} s old" if age is not None else "none"
     )
     found.append(f"backlog    {waiting}")
+    if deferred := document["counts"]["deferred"]:
+        found.append(
+            f"deferred   {deferred}, looked at again and again; `fwagent recover` says why"
+        )
     if document["last_error"]["title"]:
         found.append(
             f"last error {document['last_error']['title']} ({document['last_error']['on']})"

@@ -10,6 +10,7 @@ import typer
 from typer.core import TyperGroup
 
 from fwcore.errors import (
+    DatabaseRefused,
     DatabaseUnreachable,
     FwagentError,
     InvalidSettings,
@@ -31,11 +32,11 @@ class _Group(TyperGroup):
 
 
 def exit_status(error: FwagentError) -> int:
-    """Return 4 for an unreachable database, 2 for what the user can mend, else 1."""
+    """Return 4 for a database that does not answer or refuses, 2 for what the user can mend, else 1."""
     from agent.config import ConfigError
     from agent.results import FAILED, UNREACHABLE, USAGE
 
-    if isinstance(error, DatabaseUnreachable):
+    if isinstance(error, (DatabaseUnreachable, DatabaseRefused)):
         return UNREACHABLE
     return USAGE if isinstance(error, (ConfigError, InvalidSettings, InvalidWorkflow)) else FAILED
 

@@ -45,7 +45,7 @@ def reaching(what: str) -> Iterator[None]:
 
 
 def _first_line(error: Exception) -> str:
-    return str(error).splitlines()[0].split(", Timeout:")[0][:300]
+    return str(error).splitlines()[0].split(", Timeout:")[0].split(", full error:")[0][:300]
 
 
 class Connected:

@@ -60,6 +60,8 @@ class Journal(Connected):
 
     #: Asked before a claim is taken back.
     submitted: Submitted = staticmethod(lambda _host, _launch_ids: {})
+    #: Names the queue that `submitted` can see. A held claim is taken back only by one who sees its queue.
+    queue_name: str = ""
 
     def _begin_session(self) -> None:
         self._session = secrets.token_hex(6)
@@ -134,6 +136,7 @@ class Journal(Connected):
             {"_id": f"{token}/{n}", "writes": part} for n, part in enumerate(_parts(writes or []))
         ]
         parts[0]["claim"] = claim or []
+        parts[0]["queue"] = self.queue_name
         try:
             self._db.fwagent_journal.insert_many(parts[::-1])
         except BulkWriteError:
@@ -166,7 +169,7 @@ class Journal(Connected):
         if not found or found[0].get("void"):
             return {}
         writes = [write for part in found for write in _decoded(part["writes"])]
-        return {"writes": writes, "claim": found[0]["claim"]}
+        return {"writes": writes, "claim": found[0]["claim"], "queue": found[0]["queue"]}
 
     def _dead_sessions(self, is_gone: IsGone) -> dict[str, Document]:
         """Return the sessions that are over, by id, marked so that they stay it."""

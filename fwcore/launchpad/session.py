@@ -114,27 +114,36 @@ class Session(Writing):
             dead = self._dead_sessions(is_gone)
             if not dead:
                 return 0
-            tokens = {token for session in dead.values() for token in self._tokens_of(session)}
+            tokens = {name: self._tokens_of(session) for name, session in dead.items()}
             for workflow in self._db.workflows.find({"locked": _OURS}, {"locked": 1}):
-                if session_of(workflow["locked"]) in dead:
-                    tokens.add(workflow["locked"])
-            for token in sorted(tokens):
-                self._finish(token)
-            for session in dead:
-                self._settled(session)
-            return len(tokens)
+                if (name := session_of(workflow["locked"])) in dead:
+                    tokens[name].add(workflow["locked"])
+            done = 0
+            for name in dead:
+                finished = [self._finish(token) for token in sorted(tokens[name])]
+                done += sum(finished)
+                if all(finished):
+                    self._settled(name)
+            return done
 
-    def _finish(self, token: str) -> None:
-        """Make whole what a session that is over, or cut, has begun under a token."""
+    def _finish(self, token: str) -> bool:
+        """Make whole what a session that is over, or cut, has begun under a token.
+
+        Returns False for a claim whose queue this session cannot see: its jobs may be there, so it is left
+        to one that can.
+        """
         self._half_done.discard(token)
         intent = self._take_over(token)
         if intent.get("writes"):
             self._execute(intent["writes"], token)
         self._unlock(token, {})
+        if intent.get("queue") and intent["claim"] and intent["queue"] != self.queue_name:
+            return False
         if claim := intent.get("claim") or self._untold.get(token):
             self._take_back(claim, token.split(":")[1])
         if intent:
             self._erase(token)
+        return True
 
     def _take_back(self, claim: list[tuple[int, int]], host: str) -> None:
         """Undo a claim, (launch_id, fw_id) each, that was cut before its jobs were recorded."""

@@ -166,8 +166,10 @@ def test_a_file_of_another_user_is_not_read(site, store, stock):
     os.chown(offline_of(stock), 12345, -1)
     path = drop(site, entry(stock.launch_id, stock.fw_id, "any"))
     os.chown(path, 12345, -1)
-    row = only(site.json("recover", status=3)["deferred"])
-    assert "belongs to user 12345, not to us" in row["reason"]
+    entries, launch = site.json("recover", status=3)["deferred"]
+    assert "an entry of the outbox cannot be read" in entries["reason"]
+    for row in (entries, launch):
+        assert "belongs to user 12345, not to us" in row["reason"]
     assert path.exists()
     assert store.state(stock.fw_id) == "RESERVED"
 

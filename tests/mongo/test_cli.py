@@ -514,7 +514,7 @@ def test_no_password_in_any_output(site):
     path, login = site.home / "my_launchpad.yaml", {"username": "me", "password": "s3cr3t"}
     for launchpad, status in (
         (nowhere(path, **login), 4),
-        ({"uri": f"mongodb://me:s3cr3t@{site.server.address}/?directConnection=true"}, 1),
+        ({"uri": f"mongodb://me:s3cr3t@{site.server.address}/?directConnection=true"}, 4),
         ({"uri": "mongodb://me:s3cr3t@[::1/"}, 2),
     ):
         site.configure(launchpad=launchpad)

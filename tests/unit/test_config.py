@@ -394,7 +394,8 @@ def test_the_environment_comes_first(write, monkeypatch, tmp_path):
     monkeypatch.setenv("FWAGENT_LAUNCHPAD_URI", WITH_PASSWORD.replace("db.example.org", "from-env"))
     assert connected(load_config(plain)) == "from-env:27017/fireworks"
     in_file = write(launchpad={"uri": None, "file": str(launchpad)})
-    assert connected(load_config(in_file)) == "from-env:27017/fireworks"
+    # The password need not be in the file, but the database is the one it names.
+    assert connected(load_config(in_file)) == "from-env:27017/n"
     # Nothing but the environment is needed then.
     assert connected(load_config(write(launchpad={"uri": None}))) == "from-env:27017/fireworks"
 
@@ -419,3 +420,19 @@ def test_a_worker_file_that_is_broken(write, tmp_path):
     (tmp_path / "my_fworker.yaml").write_text("name: [\n", encoding="utf-8")
     path = write(worker={"name": None, "file": "~/my_fworker.yaml"})
     assert "my_fworker.yaml is not valid YAML" in refused(path, InvalidSettings).title
+
+
+@pytest.mark.parametrize(
+    ("section", "keys", "named"),
+    [
+        ("launchpad", {"file": "/x.yaml", "uri": "mongodb://db/"}, "uri"),
+        ("launchpad", {"file": "/x.yaml", "name": "n"}, "name"),
+        ("worker", {"file": "/x.yaml", "name": "w"}, "name"),
+    ],
+)
+def test_a_file_and_what_it_stands_for_are_not_both_set(write, section, keys, named):
+    # What is minimal is taken away where it is not what the case is about.
+    minimal = dict.fromkeys(MINIMAL.get(section, {}))
+    path = write(**{section: {**minimal, **keys}})
+    with pytest.raises(ConfigError, match=f"`file` and `{named}` are both set"):
+        load_config(path)
