@@ -163,7 +163,7 @@ def demo(
     keep: Annotated[bool, typer.Option(help="Keep the files and the database afterwards.")] = False,
 ) -> None:
     """Show the whole thing on a throwaway database: a real workflow, real jobs without a network."""
-    from agent.demo import run_demo
+    from agent.demo.show import run_demo
 
     raise typer.Exit(run_demo(uri, keep=keep))
 

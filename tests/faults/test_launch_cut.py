@@ -123,3 +123,29 @@ def test_each_firework_runs_once(
         assert documents.workflows.count_documents({"locked": {"$exists": True}}) == 0, where
         assert documents.fwagent_journal.count_documents({"void": {"$exists": False}}) == 0, where
         assert not any((config.parent / "root" / ".fwagent" / "outbox").iterdir()), where
+
+
+def test_who_cannot_see_the_queue_leaves_the_claim_alone(
+    config: Path, tmp_path: Path, mongo_client: Client, db_name: str
+) -> None:
+    """An agent with another launch root cannot know which jobs of a killed one were submitted."""
+    ran = tmp_path / "ran.txt"
+    begin_anew(config, ran, mongo_client, db_name)
+    commands = int(victim(config, 0).stdout)
+    finish(config)
+    begin_anew(config, ran, mongo_client, db_name)
+    # The last two record the jobs and settle the claim.
+    assert victim(config, commands - 2).returncode == -signal.SIGKILL
+
+    other = tmp_path / "other.toml"
+    other.write_text(config.read_text().replace(f"{tmp_path / 'root'}", f"{tmp_path / 'else'}"))
+    parts = make_parts(load_config(other))
+    parts.launchpad.resume(is_gone)
+    assert parts.launchpad.counts() == {"RESERVED": COUNT}
+    result = Result()
+    parts.way_out.launch(10, result)
+    assert result.claimed == []
+    parts.launchpad.close()
+
+    finish(config)
+    assert Counter(ran.read_text().split()) == {str(n): 1 for n in range(COUNT)}
