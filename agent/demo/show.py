@@ -124,7 +124,9 @@ class _Demo:
             states = {fw_id: state for fw_id, (state, _) in launchpad.fw_states().items()}
             log.read()
             self._screen.update(states, log)
-            if states == workflow.EXPECTED and not launchpad.open_launches():
+            done = states == workflow.EXPECTED and not launchpad.open_launches()
+            # A report is in the launch directory first: its copy in the outbox may still be on its way.
+            if done and not self._in_outbox():
                 return
             if _ACTIVE & set(states.values()):
                 settled = time.monotonic()
@@ -136,6 +138,9 @@ class _Demo:
                 raise FwagentError(title, _evidence(log))
             time.sleep(0.1)
 
+    def _in_outbox(self) -> list[str]:
+        return sorted(path.name for path in (self._folder / "launches" / OUTBOX_PATH).iterdir())
+
     def _judge(
         self, launchpad: LaunchPad, log: AgentLog, status: int | None, *, cut_off: bool
     ) -> int:
@@ -143,8 +148,7 @@ class _Demo:
         found = workflow.differences(stored, cut_off=cut_off)
         if status != 0:
             found.append(f"the agent has ended with exit status {status}, not 0")
-        outbox = self._folder / "launches" / OUTBOX_PATH
-        if left := sorted(path.name for path in outbox.iterdir()):
+        if left := self._in_outbox():
             found.append(f"reports were left in the outbox: {', '.join(left)}")
         states = {firework["fw_id"]: firework["state"] for firework in stored["fireworks"]}
         self._screen.show_result(states, log)
