@@ -1,4 +1,4 @@
-"""The local queue with real processes. What happens when they are killed is in tests/faults."""
+"""The local queue with real processes; what happens when they are killed is in test_localqueue.py."""
 
 import os
 import subprocess
