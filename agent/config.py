@@ -84,7 +84,7 @@ class _Section(BaseModel):
 class LaunchpadSection(_Section):
     """Where the FireWorks database is."""
 
-    replaced_by_file: ClassVar = ("uri", "uri_file", "name")
+    replaced_by_file: ClassVar[tuple[str, ...]] = ("uri", "uri_file", "name")
 
     file: Expanded | None = Field(
         default=None, description="a my_launchpad.yaml, instead of uri and name"
@@ -97,7 +97,7 @@ class LaunchpadSection(_Section):
 class WorkerSection(_Section):
     """Whose launches this agent handles, and no others."""
 
-    replaced_by_file: ClassVar = ("name", "category", "query", "env")
+    replaced_by_file: ClassVar[tuple[str, ...]] = ("name", "category", "query", "env")
 
     file: Expanded | None = Field(
         default=None, description="a my_fworker.yaml, instead of the keys below"
