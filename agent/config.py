@@ -195,11 +195,9 @@ class Config(_Section):
         if file is None:
             return LaunchPad.from_uri(secret or self._uri(), self.launchpad.name, timeout=timeout)
         uri, name, options = read_launchpad_file(file)
-        if secret is not None:
-            return LaunchPad.from_uri(secret, name, timeout=timeout, **options)
-        if _holds_password(uri) or "password" in options:
+        if secret is None and (_holds_password(uri) or "password" in options):
             _refuse_readable(file)
-        return LaunchPad.from_file(file, timeout=timeout)
+        return LaunchPad.from_uri(secret or uri, name, timeout=timeout, **options)
 
     def _uri(self) -> str:
         if self.launchpad.uri_file is not None:

@@ -30,7 +30,3 @@ class InvalidWorkflow(FwagentError):
 
 class InvalidSettings(FwagentError):
     """A ``my_launchpad.yaml``, a ``my_fworker.yaml`` or a database URI that cannot be used."""
-
-
-class LeaseHeld(FwagentError):
-    """Another agent serves this worker."""

@@ -286,16 +286,6 @@ for ids, code in steps:
     exec(code)
 result = None
 """
-RELOAD = """
-lp = launchpad()
-result = []
-for stored in lp.launches.find({}, {"_id": 0}):
-    result.append(["launches", stored, lp.get_launch_by_id(stored["launch_id"]).to_db_dict()])
-for stored in lp.fireworks.find({}, {"_id": 0}):
-    result.append(["fireworks", stored, lp.get_fw_by_id(stored["fw_id"]).to_db_dict()])
-for stored in lp.workflows.find({}, {"_id": 0}):
-    result.append(["workflows", stored, lp.get_wf_by_fw_id(stored["nodes"][0]).to_db_dict()])
-"""
 
 
 class Bench:
@@ -505,7 +495,7 @@ def test_every_line_of_the_table_is_met(bench: Bench) -> None:
 
 
 def test_fireworks_reads_what_we_leave_and_would_write_the_same(bench: Bench) -> None:
-    for collection, stored, written in bench.copied.python(RELOAD):
+    for collection, stored, written in bench.copied.reloaded():
         if (collection, stored["state"]) == ("launches", "RESERVED"):
             written["reservedtime_secs"] = stored["reservedtime_secs"]  # goes on
         if collection == "launches" and stored["action"]:

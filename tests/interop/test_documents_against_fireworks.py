@@ -173,17 +173,6 @@ def test_a_fresh_launchpad_has_the_indexes_of_lpad_reset_and_three_more(
 
 # ------------------------------------------------------------------------- claimed, told of, cancelled
 
-RELOAD = """
-lp = launchpad()
-result = []
-for stored in lp.launches.find({}, {"_id": 0}):
-    result.append(["launches", stored, lp.get_launch_by_id(stored["launch_id"]).to_db_dict()])
-for stored in lp.fireworks.find({}, {"_id": 0}):
-    result.append(["fireworks", stored, lp.get_fw_by_id(stored["fw_id"]).to_db_dict()])
-for stored in lp.workflows.find({}, {"_id": 0}):
-    result.append(["workflows", stored, lp.get_wf_by_fw_id(stored["nodes"][0]).to_db_dict()])
-"""
-
 
 def test_fireworks_would_write_what_claim_cancel_and_apply_leave(
     fireworks: FireWorks, mongod: Mongod, db_name: str
@@ -206,7 +195,7 @@ def test_fireworks_would_write_what_claim_cancel_and_apply_leave(
     )
     launchpad.close()
     seen = set()
-    for collection, stored, written in fireworks.python(RELOAD):
+    for collection, stored, written in fireworks.reloaded():
         seen.add((collection, stored["state"]))
         if collection == "launches" and stored["state"] in {"RESERVED", "READY"}:
             written["reservedtime_secs"] = stored["reservedtime_secs"]  # goes on

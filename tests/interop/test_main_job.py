@@ -52,19 +52,6 @@ WORKFLOW = {
     "metadata": {"project": "interop"},
 }
 
-#: FireWorks' own classes load a document and write it back: [collection, stored, written back].
-RELOAD = """
-from fireworks import Firework, Launch, Workflow
-lp = launchpad()
-result = []
-for stored in lp.launches.find({}, {"_id": 0}):
-    result.append(["launches", stored, lp.get_launch_by_id(stored["launch_id"]).to_db_dict()])
-for stored in lp.fireworks.find({}, {"_id": 0}):
-    result.append(["fireworks", stored, lp.get_fw_by_id(stored["fw_id"]).to_db_dict()])
-for stored in lp.workflows.find({}, {"_id": 0}):
-    result.append(["workflows", stored, lp.get_wf_by_fw_id(stored["nodes"][0]).to_db_dict()])
-"""
-
 
 class Fwagent:
     """The command `fwagent` with a configuration for the database and the worker of `FireWorks`."""
@@ -123,7 +110,7 @@ def instants(value: Any) -> Any:
 
 
 def assert_fireworks_would_write_the_same(fireworks: FireWorks) -> None:
-    for collection, stored, written in fireworks.python(RELOAD):
+    for collection, stored, written in fireworks.reloaded():
         before, after = instants(stored), instants(written)
         if collection == "workflows":
             before.pop("locked", None)

@@ -35,6 +35,18 @@ text = json_util.dumps(names["result"], json_options=json_util.CANONICAL_JSON_OP
 Path(sys.argv[1]).write_text(text)
 """
 
+# FireWorks' own classes load each document and write it back: [collection, stored, written back].
+_RELOAD = """\
+lp = launchpad()
+result = []
+for stored in lp.launches.find({}, {"_id": 0}):
+    result.append(["launches", stored, lp.get_launch_by_id(stored["launch_id"]).to_db_dict()])
+for stored in lp.fireworks.find({}, {"_id": 0}):
+    result.append(["fireworks", stored, lp.get_fw_by_id(stored["fw_id"]).to_db_dict()])
+for stored in lp.workflows.find({}, {"_id": 0}):
+    result.append(["workflows", stored, lp.get_wf_by_fw_id(stored["nodes"][0]).to_db_dict()])
+"""
+
 # Takes any job, runs none; remembers the directory and the arguments of each. Its number is its line.
 _STUB_SBATCH = """\
 #!/bin/sh
@@ -166,6 +178,12 @@ class FireWorks:
         stdin = json_util.dumps(job, json_options=json_util.CANONICAL_JSON_OPTIONS)
         self.run("python", "-c", _RUN_SNIPPET, answer, stdin=stdin)
         return json_util.loads(answer.read_text(encoding="utf-8"))
+
+    def reloaded(self) -> list[tuple[str, dict[str, Any], dict[str, Any]]]:
+        """(collection, stored, what FireWorks' classes write back after loading it) of every document."""
+        return [
+            (collection, stored, written) for collection, stored, written in self.python(_RELOAD)
+        ]
 
     def reset(self) -> None:
         """`lpad reset`: an empty LaunchPad with its indexes."""
