@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from agent import localqueue, localserver
-from agent.localspool import Spool, me, try_lock
+from agent.localspool import Spool, me, read, try_lock
 from tests.support.localqueue import Bench, states, the, wait_for, wait_gone
 
 ROOT = Path(__file__).parents[2]
@@ -26,6 +26,20 @@ def bench(tmp_path: Path) -> Iterator[Bench]:
 
 def pid_of(bench: Bench, number: int) -> int:
     return int(wait_for(bench.directory / f"launcher_{number}" / "pid"))
+
+
+def started_after(line: str) -> subprocess.Popen[bytes]:
+    """A process of another start time (ticks of 10 ms): no kernel gives an id again within one."""
+    while True:
+        process = subprocess.Popen(["sleep", "60"], start_new_session=True)
+        if start_time(read(Path(f"/proc/{process.pid}/stat"))) != start_time(line):
+            return process
+        process.kill()
+        process.wait()
+
+
+def start_time(line: str) -> str:
+    return line.rpartition(")")[2].split()[19]
 
 
 def test_jobs_outlive_a_killed_server_and_the_next_one_goes_on(bench):
@@ -86,7 +100,7 @@ def test_a_recycled_process_id_is_not_taken_for_the_job(bench):
     note = Spool(bench.spool).note(f"{job_id}-1", ".start")
     line = note.read_text()
     os.killpg(int(line.split()[0]), signal.SIGKILL)
-    with subprocess.Popen(["sleep", "60"], start_new_session=True) as other:
+    with started_after(line) as other:
         note.write_text(line.replace(line.split()[0], str(other.pid), 1))
         queue.ensure_server()
         assert queue.wait_idle(10)
