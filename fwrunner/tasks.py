@@ -5,10 +5,13 @@ spec; what that returns is read by ``fwrunner.action.read_action``.
 """
 
 import importlib
+import os
+import signal
 import sys
-from contextlib import ExitStack
+import threading
+from contextlib import ExitStack, contextmanager
 from functools import partial
-from typing import Any, Callable, Dict, List, Tuple
+from typing import Any, Callable, Dict, Iterator, List, Tuple
 
 from fwrunner.action import Fault, is_action
 
@@ -217,18 +220,38 @@ class _Output:
 def _run_command(command: Params, data: Any, streams: Params) -> Tuple[int, Tuple[Any, Any]]:
     import subprocess
 
-    process = subprocess.Popen(**command, **streams)
+    started: List[Any] = []
     try:
-        texts = process.communicate(data)
+        with _signals_held():
+            started.append(subprocess.Popen(**command, **streams))
+        texts = started[0].communicate(data)
     except BaseException:
         # The job is being ended: it must not outlive us.
-        process.terminate()
-        try:
-            process.wait(5)
-        except subprocess.TimeoutExpired:
-            process.kill()
+        for process in started:
+            process.terminate()
+            try:
+                process.wait(5)
+            except subprocess.TimeoutExpired:
+                process.kill()
         raise
-    return process.returncode, texts
+    return started[0].returncode, texts
+
+
+@contextmanager
+def _signals_held() -> Iterator[None]:
+    """Handle signals only afterwards: a child that nobody knows of yet cannot be ended."""
+    came: List[int] = []
+    before: Dict[signal.Signals, Any] = {}
+    if threading.current_thread() is threading.main_thread():
+        for number in (signal.SIGTERM, signal.SIGINT):
+            before[number] = signal.signal(number, lambda number, _frame: came.append(number))
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    for received in came:
+        os.kill(os.getpid(), received)
 
 
 _PYTHON_PARAMS = (

@@ -3,6 +3,9 @@
 import datetime as dt
 import json
 import math
+import os
+import signal
+import subprocess
 import sys
 import textwrap
 from collections import OrderedDict, defaultdict
@@ -169,6 +172,30 @@ class TestScriptTask:
     def test_bad_script(self, bad):
         with pytest.raises(ValueError, match="'script' must be"):
             script(bad)
+
+    def test_a_signal_while_a_command_is_being_started_ends_it(self, monkeypatch):
+        """Its process is there before its caller knows of it."""
+
+        class Popen(subprocess.Popen):  # type: ignore[type-arg]
+            def __init__(self, *args, **options):
+                super().__init__(*args, **options)
+                processes.append(self)
+                os.kill(os.getpid(), signal.SIGTERM)
+
+        def end(_number, _frame):
+            raise KeyboardInterrupt
+
+        processes: list[subprocess.Popen[bytes]] = []
+        monkeypatch.setattr(subprocess, "Popen", Popen)
+        before = signal.signal(signal.SIGTERM, end)
+        try:
+            with pytest.raises(KeyboardInterrupt):
+                script("exec sleep 60")
+            assert processes[0].wait(0) == -signal.SIGTERM
+        finally:
+            signal.signal(signal.SIGTERM, before)
+            processes[0].kill()
+            processes[0].wait()
 
 
 class TestPyTask:
