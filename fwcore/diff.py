@@ -6,6 +6,7 @@ A write names the fields that changed and no others, so that what somebody else 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import lru_cache
 from math import isnan
 from typing import Any
 
@@ -60,17 +61,17 @@ def _compare_members(
     changes: Document,
     removals: Document,
 ) -> None:
-    for key in dict.fromkeys((*new, *old)):
-        before, after = old.get(key, _ABSENT), new.get(key, _ABSENT)
-        path = prefix + key
-        if after is _ABSENT:
-            removals[path] = ""
-        elif same(before, after):
+    for key, after in new.items():
+        before = old.get(key, _ABSENT)
+        if before is after or same(before, after):
             continue
-        elif _enterable(before) and _enterable(after):
-            _compare_members(f"{path}.", before, after, changes, removals)
+        if _enterable(before) and _enterable(after):
+            _compare_members(f"{prefix}{key}.", before, after, changes, removals)
         else:
-            changes[path] = after
+            changes[prefix + key] = after
+    for key in old:
+        if key not in new:
+            removals[prefix + key] = ""
 
 
 def same(before: Any, after: Any) -> bool:
@@ -79,7 +80,7 @@ def same(before: Any, after: Any) -> bool:
         return True
     if type(before) is not type(after):
         return False
-    if isinstance(before, Mapping):
+    if isinstance(before, dict):
         return before.keys() == after.keys() and all(
             same(before[key], after[key]) for key in before
         )
@@ -91,8 +92,9 @@ def same(before: Any, after: Any) -> bool:
 
 
 def _enterable(value: Any) -> bool:
-    return isinstance(value, Mapping) and all(map(_expressible, value))
+    return isinstance(value, dict) and all(map(_expressible, value))
 
 
+@lru_cache(maxsize=4096)
 def _expressible(key: str) -> bool:
     return bool(key) and "." not in key and "\0" not in key and not key.startswith("$")

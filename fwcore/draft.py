@@ -6,7 +6,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from datetime import datetime
 from typing import Any
 
@@ -32,6 +32,7 @@ class Draft:
     def __init__(self, world: World, now: datetime) -> None:
         self.world = world
         self.now = now
+        self._stamp = iso(now)
         self.changes = 0
         self._fireworks: dict[int, Document] = {}
         self._launches: dict[int, Document] = {}
@@ -41,6 +42,7 @@ class Draft:
         self._new_ids = iter(world.new_ids)
         self._drawn = 0
         self._owners: dict[int, list[int]] = {}
+        self._checked: dict[int, Document] = {}
         for fw_id, firework in world.fireworks.items():
             for launch_id in firework["launches"]:
                 self._owners.setdefault(launch_id, []).append(fw_id)
@@ -78,7 +80,7 @@ class Draft:
         """Set fields of a Firework, and with them ``updated_on``."""
         old = self.firework(fw_id)
         if any(not same(old.get(key), value) for key, value in fields.items()):
-            self._fireworks[fw_id] = {**old, "updated_on": iso(self.now), **fields}
+            self._fireworks[fw_id] = {**old, "updated_on": self._stamp, **fields}
             self.changes += 1
 
     def change_launch(self, launch_id: int, **fields: Any) -> None:
@@ -106,16 +108,16 @@ class Draft:
             pending.extend(reversed(self._refresh_one(pending.pop())))
 
     def _refresh_one(self, fw_id: int) -> list[int]:
-        firework = self.firework(fw_id)
-        if firework["state"] in HELD:
-            self.mirror_state(fw_id, firework["state"])
+        before = self.firework(fw_id)["state"]
+        if before in HELD:
+            self.mirror_state(fw_id, before)
             return []
         state = self._derived_state(fw_id)
         self.mirror_state(fw_id, state)
-        if state == firework["state"]:
+        if state == before:
             return []
         # FireWorks flips a Firework to RUNNING by a field update, which stores a date, not a text.
-        now = milliseconds(self.now) if state == "RUNNING" else iso(self.now)
+        now = milliseconds(self.now) if state == "RUNNING" else self._stamp
         self.change_firework(fw_id, state=state, updated_on=now)
         if state not in FINAL:
             return []
@@ -123,12 +125,14 @@ class Draft:
         return [*born, *self.flow(fw_id).children(fw_id)]
 
     def _derived_state(self, fw_id: int) -> str:
-        spec = self.firework(fw_id)["spec"]
-        flow, accepted = self.flow(fw_id), acceptable_parents(spec)
-        parents = flow.parents(fw_id)
-        if any(flow.state(parent) not in accepted for parent in parents):
+        firework, flow = self.firework(fw_id), self.flow(fw_id)
+        spec = firework["spec"]
+        states = [flow.state(parent) for parent in flow.parents(fw_id)]
+        if not acceptable_parents(spec).issuperset(states):
             return "WAITING"
-        fizzled = [parent for parent in parents if flow.state(parent) == "FIZZLED"]
+        if not firework["launches"] and "FIZZLED" not in states:
+            return "READY"
+        fizzled = [parent for parent in flow.parents(fw_id) if flow.state(parent) == "FIZZLED"]
         if fizzled and "_fizzled_parents" not in spec:
             full = fw_id in self.world.full
             objects = [self._brief(parent) if full else self._whole(parent) for parent in fizzled]
@@ -163,6 +167,7 @@ class Draft:
             for parent in growth.detours:
                 self._check_detour(flow, parent, growth, action)
             self._pulled_specs(growth, {fw_id: action})
+        self._checked[fw_id] = action
 
     def _check_detour(self, flow: Flow, parent: int, growth: Growth, action: Document) -> None:
         others = set(growth.parents) - {parent}
@@ -199,14 +204,17 @@ class Draft:
 
     def _apply_action(self, fw_id: int) -> list[int]:
         """Apply the action of a Firework that has just become COMPLETED; return the Fireworks it adds."""
-        launch = self._representative(fw_id)
-        action = actions.normalized((launch or {}).get("action") or {})
+        launch = self._representative(fw_id) or {}
+        action: Document = launch.get("action") or {}
         try:
-            self.check_action(fw_id, action)
+            if self._checked.get(fw_id) is not action:
+                action = actions.normalized(action)
+                self.check_action(fw_id, action)
             growths = growths_of(action, fw_id)
+            specs = self._specs_after(fw_id, action)
         except InvalidAction as error:
             raise Defer(f"the action of Firework {fw_id} cannot be applied: {error}") from error
-        for target, spec in self._specs_after(fw_id, action).items():
+        for target, spec in specs.items():
             self.change_firework(target, spec=spec)
         flow = self.flow(fw_id)
         if action["defuse_children"]:
@@ -271,7 +279,8 @@ class Draft:
             self.mirror_state(fw_id, "DEFUSED")
 
     def _require(self, fw_ids: Iterable[int]) -> None:
-        unknown = set(fw_ids) - self.world.fireworks.keys() - self._fireworks.keys()
+        known, drafted = self.world.fireworks, self._fireworks
+        unknown = {fw_id for fw_id in fw_ids if fw_id not in known and fw_id not in drafted}
         if gone := unknown & self.world.gone.fireworks:
             raise Defer(f"Firework {min(gone)} is not in the database")
         if unknown:
@@ -318,36 +327,42 @@ class Draft:
             # Compare-and-set: a pause or a defuse that came in between is not undone, and a plan that
             # somebody else has carried out for us is not carried out again.
             seen = {"fw_id": fw_id, "state": old["state"], "updated_on": old.get("updated_on")}
-            undated = {key: value for key, value in old.items() if key != "updated_on"}
-            changed.append(Write("fireworks", seen, update_between(undated, new)))
+            update = update_between(old, new)
+            # Also where it is what it was: that a write has been made is told by it.
+            update.setdefault("$set", {})["updated_on"] = new["updated_on"]
+            changed.append(Write("fireworks", seen, update))
         return born + changed
 
     def _workflow_writes(self) -> list[Write]:
         touched = {id(self._flow_of[fw_id]) for fw_id in self._fireworks if fw_id in self._flow_of}
-        return [
-            Write("workflows", {"_id": old["_id"]}, flow.update(self._tolerates(flow), self.now))
+        changed = [
+            (old, flow)
             for old, flow in zip(self.world.workflows, self._flows, strict=True)
             if id(flow) in touched or flow.changed()
         ]
+        self._require_flags(flow for _old, flow in changed)
+        return [
+            Write("workflows", {"_id": old["_id"]}, flow.update(self._tolerates, self.now))
+            for old, flow in changed
+        ]
 
-    def _tolerates(self, flow: Flow) -> Callable[[int], bool]:
-        """Return a function that tells of a Firework whether it accepts FIZZLED parents."""
-        asked = {child for fw_id in flow.fizzled() for child in flow.children(fw_id)}
-        unknown = (
-            asked
-            - self.world.fireworks.keys()
-            - self._fireworks.keys()
-            - self.world.tolerant.keys()
-        )
+    def _require_flags(self, flows: Iterable[Flow]) -> None:
+        known = (self.world.fireworks, self._fireworks, self.world.tolerant)
+        unknown = {
+            child
+            for flow in flows
+            for fw_id in flow.fizzled()
+            for child in flow.children(fw_id)
+            if not any(child in where for where in known)
+        }
         if unknown:
             raise Missing(flags=unknown)
 
-        def tolerates(fw_id: int) -> bool:
-            if fw_id in self.world.fireworks or fw_id in self._fireworks:
-                return bool(self.firework(fw_id)["spec"].get("_allow_fizzled_parents"))
-            return self.world.tolerant[fw_id]
-
-        return tolerates
+    def _tolerates(self, fw_id: int) -> bool:
+        """Tell whether a Firework accepts FIZZLED parents."""
+        if fw_id in self.world.fireworks or fw_id in self._fireworks:
+            return bool(self.firework(fw_id)["spec"].get("_allow_fizzled_parents"))
+        return self.world.tolerant[fw_id]
 
     def _run_writes(self) -> list[Write]:
         return [

@@ -22,7 +22,7 @@ from fwcore import history as histories
 from fwcore.documents import iso
 from fwcore.draft import Draft, launch_write
 from fwcore.states import ACTIVE
-from fwcore.world import Defer, Ignore, World, Write
+from fwcore.world import Defer, Ignore, Missing, World, Write
 from fwrunner.protocol import Report
 from fwrunner.protocol.action import InvalidAction
 
@@ -86,7 +86,7 @@ def plan_reports(world: World, reports: Iterable[Report], now: datetime) -> Plan
 
     Raises Missing when ``world`` lacks documents.
     """
-    plan = Plan()
+    plan, missing = Plan(), Missing()
     foreign: list[Outcome] = []
     remaining = list(_most_advanced(_genuine(world, reports, foreign)).values())
     draft = Draft(world, now)
@@ -96,6 +96,9 @@ def plan_reports(world: World, reports: Iterable[Report], now: datetime) -> Plan
         before = draft.changes
         try:
             outcome = _apply(draft, report)
+        except Missing as more:
+            # What the others need as well is read at once.
+            missing.add(more)
         except Ignore as why:
             plan.ignored.append(_rejected(world, report, str(why)))
         except Defer as why:
@@ -110,6 +113,8 @@ def plan_reports(world: World, reports: Iterable[Report], now: datetime) -> Plan
         else:
             (plan.applied if draft.changes != before else plan.known).append(outcome)
         position += 1
+    if missing:
+        raise missing
     plan.ignored += foreign
     plan.writes = draft.writes()
     plan.released = draft.released()

@@ -25,6 +25,7 @@ RANKS: dict[str, int] = {
 HELD = frozenset({"DEFUSED", "ARCHIVED", "PAUSED"})
 #: A launch in one of these has ended.
 FINAL = frozenset({"COMPLETED", "FIZZLED"})
+_SUCCESS = frozenset({"COMPLETED"})
 #: A launch in one of these may still be told about.
 ACTIVE = frozenset({"RESERVED", "RUNNING"})
 
@@ -37,7 +38,7 @@ def representative(launches: Iterable[Mapping[str, Any]]) -> Mapping[str, Any] |
 
 def acceptable_parents(spec: Mapping[str, Any]) -> frozenset[str]:
     """Return the states in which a parent no longer holds back a Firework with this spec."""
-    return FINAL if spec.get("_allow_fizzled_parents") else frozenset({"COMPLETED"})
+    return FINAL if spec.get("_allow_fizzled_parents") else _SUCCESS
 
 
 def workflow_state(

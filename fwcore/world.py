@@ -20,6 +20,16 @@ class Missing(Exception):
     flags: set[int] = field(default_factory=set)
     new_ids: int = 0
 
+    def __bool__(self) -> bool:
+        return bool(self.fireworks or self.launches or self.flags or self.new_ids)
+
+    def add(self, other: Missing) -> None:
+        """Take over what another rule needs."""
+        self.fireworks |= other.fireworks
+        self.launches |= other.launches
+        self.flags |= other.flags
+        self.new_ids += other.new_ids
+
 
 @dataclass
 class World:

@@ -11,7 +11,7 @@ import bson
 
 from fwcore.launchpad.journal import IsGone, encoded
 from fwcore.launchpad.reading import WHOLE
-from fwcore.launchpad.writing import Writing
+from fwcore.launchpad.writing import Writing, merged
 from fwcore.plan import Plan
 from fwcore.world import Missing, World
 
@@ -84,8 +84,9 @@ class Session(Writing):
         """Carry out a plan under the locks of ``token``; the write of a workflow releases its lock."""
         if not plan.writes:
             return
-        with self._journal(token, {"writes": plan.writes}):
-            self._execute(plan.writes, token)
+        writes = merged(plan.writes)
+        with self._journal(token, {"writes": writes}):
+            self._execute(writes, token)
 
     @contextmanager
     def _journal(

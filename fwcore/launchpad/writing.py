@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from itertools import groupby
 from typing import Any
 
+import bson
 from pymongo import UpdateMany, UpdateOne
 from pymongo.errors import BulkWriteError
 
@@ -28,8 +30,10 @@ class Writing(Journal, Reading):
         for collection, group in groupby(writes, key=lambda write: write.collection):
             batch = list(group)
             done = self._write(collection, [_unlocking(write, token) for write in batch], token)
-            if collection == "fireworks" and done < len(batch):
-                self._settle(batch, token)
+            if collection == "fireworks":
+                singles = [single for write in batch for single in _singles(write)]
+                if done < len(singles):
+                    self._settle(singles, token)
 
     def _write(self, collection: str, writes: list[Write], token: str) -> int:
         """Make writes and return how many found their document.
@@ -39,14 +43,19 @@ class Writing(Journal, Reading):
         """
         operations = [_operation(write) for write in writes]
         try:
-            done = self._db[collection].bulk_write(operations, ordered=False)
+            result = self._db[collection].bulk_write(operations, ordered=False)
         except BulkWriteError as error:
+            done = int(error.details["nMatched"] + error.details["nUpserted"])
             for refused in error.details["writeErrors"]:
+                write = writes[refused["index"]]
+                # One of many ends the whole update: the others shall not suffer for it.
+                if len(singles := _singles(write)) > 1:
+                    done += self._write(collection, singles, token)
                 # A path that somebody has made unviable is mended when the write is rebased.
-                if refused["code"] != _PATH_NOT_VIABLE:
-                    self._put_aside(writes[refused["index"]], token, str(refused["errmsg"]))
-            return int(error.details["nMatched"] + error.details["nUpserted"])
-        return done.matched_count + done.upserted_count
+                elif refused["code"] != _PATH_NOT_VIABLE:
+                    self._put_aside(write, token, str(refused["errmsg"]))
+            return done
+        return result.matched_count + result.upserted_count
 
     def _put_aside(self, write: Write, token: str, reason: str) -> None:
         kept = {"write": encoded(write), "reason": reason[:1000], "on": self._clock()}
@@ -82,6 +91,37 @@ class Writing(Journal, Reading):
         members = {"locked": token, "nodes": {"$in": list(fw_ids)}}
         nodes = self._db.workflows.find(members, {"nodes": 1})
         return {node for workflow in nodes for node in workflow["nodes"]} & set(fw_ids)
+
+
+def merged(writes: list[Write]) -> list[Write]:
+    """Return the same writes, but those that change Fireworks alike as one.
+
+    The children that one Firework releases are often hundreds that were added, and are changed, at once.
+    """
+    result: list[Write] = []
+    alike: dict[bytes, list[int]] = {}
+    for write in writes:
+        if write.collection != "fireworks" or write.upsert:
+            result.append(write)
+            continue
+        seen = {key: value for key, value in write.filter.items() if key != "fw_id"}
+        kind = bson.encode({"seen": seen, "update": write.update})
+        fw_ids = alike.setdefault(kind, [])
+        if not fw_ids:
+            result.append(replace(write, filter={"fw_id": {"$in": fw_ids}, **seen}, many=True))
+        fw_ids.append(write.filter["fw_id"])
+    return result
+
+
+def _singles(write: Write) -> list[Write]:
+    """Return a write of each Firework that a merged one is for."""
+    fw_ids = write.filter.get("fw_id")
+    if not isinstance(fw_ids, dict):
+        return [write]
+    return [
+        replace(write, filter={**write.filter, "fw_id": fw_id}, many=False)
+        for fw_id in fw_ids["$in"]
+    ]
 
 
 def _operation(write: Write) -> UpdateOne | UpdateMany:

@@ -195,6 +195,20 @@ def slow(db_uri, lp_name, wire):
     launchpad.close()
 
 
+def test_what_many_reports_need_besides_is_read_at_once(slow, wire, lp):
+    """Grandchildren are not read before a rule asks for them."""
+    claims = []
+    for _ in range(12):
+        claims += stage(lp, add(lp, {"a": "b", "b": "c"})["a"])
+    counts = []
+    for batch in (claims[:2], claims[2:]):
+        before = len(wire.commands)
+        done = slow.apply(reports(batch, update_spec={"x": 1}, propagate=True))
+        assert len(done.released) == len(batch)
+        counts.append(len(wire.commands) - before)
+    assert counts[1] == counts[0]
+
+
 @pytest.mark.parametrize("flipped", ["DEFUSED", "PAUSED", "ARCHIVED"])
 def test_a_child_that_is_held_in_between_stays_held(slow, wire, lp, db, flipped) -> None:
     """`lpad defuse_fws` flips without the lock, then waits for it to tell the workflow."""

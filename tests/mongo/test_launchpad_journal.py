@@ -153,6 +153,34 @@ def test_a_firework_that_loses_its_date_meanwhile_is_written(slow, wire, lp, db)
     assert (child["state"], child["spec"]["x"]) == ("READY", 1)
 
 
+def test_children_that_change_alike_are_changed_at_once_and_each_for_itself(
+    slow, wire, lp, db
+) -> None:
+    """One is paused meanwhile, one has got a value in the way: the others do not suffer for it."""
+    ids = add(lp, {"a": "bcdef"})
+    [claim] = stage(lp, ids["a"])
+    journal: list[Document] = []
+
+    def meanwhile() -> None:
+        journal.extend(db.fwagent_journal.find())
+        paused = {"state": "PAUSED", "updated_on": "meanwhile"}
+        db.fireworks.update_one({"fw_id": ids["c"]}, {"$set": paused})
+        db.fireworks.update_one({"fw_id": ids["d"]}, {"$set": {"spec.deep": 7}})
+
+    wire.interrupt("update", "launches", meanwhile)
+    slow.apply([report(claim, mod_spec=[{"_set": {"deep->x": 1}}])])
+    writes = [write["f"]["fw_id"] for part in journal for write in bson.decode_all(part["writes"])
+              if write["c"] == "fireworks"]  # fmt: skip
+    assert {"$in": [ids[name] for name in "bcdef"]} in writes
+    children = {name: db.fireworks.find_one({"fw_id": ids[name]}) for name in "bcdef"}
+    assert {name: child["state"] for name, child in children.items()} == {
+        **dict.fromkeys("bdef", "READY"),
+        "c": "PAUSED",
+    }
+    assert all(child["spec"]["deep"] == {"x": 1} for child in children.values())
+    assert left(db) == (0, 0)
+
+
 def test_what_the_server_refuses_is_kept_aside_and_the_batch_ends(lp, db) -> None:
     ids, other = add(lp, {"a": "bc"}), add(lp, {"a": "b"})
     claims = stage(lp, ids["a"], other["a"])
