@@ -129,6 +129,42 @@ def plan_claim(world: World, fw_ids: Iterable[int], now: datetime) -> Plan:
     return Plan(writes=draft.writes())
 
 
+def plan_share(world: World, duplicates: Mapping[int, Iterable[int]], now: datetime) -> Plan:
+    """Return the writes that give READY Fireworks the launches of those that they duplicate.
+
+    Their state then follows from these launches, as ``LaunchPad._steal_launches`` has it. Both workflows
+    must be locked: a launch that ends meanwhile would not know of its new owner.
+    """
+    plan = Plan()
+    draft = Draft(world, now)
+    for fw_id, originals in duplicates.items():
+        try:
+            state = _share(draft, fw_id, originals)
+        except (Ignore, Defer) as why:
+            plan.deferred.append(Outcome(0, fw_id, reason=str(why)))
+        else:
+            plan.applied.append(Outcome(0, fw_id, state))
+    plan.writes = draft.writes()
+    plan.released = draft.released()
+    return plan
+
+
+def _share(draft: Draft, fw_id: int, originals: Iterable[int]) -> str:
+    draft.flow(fw_id)
+    firework = draft.firework(fw_id)
+    if firework["state"] != "READY":
+        raise Ignore(f"Firework {fw_id} is {firework['state']}, not READY")
+    shared: dict[int, None] = {}
+    for original in originals:
+        draft.flow(original)
+        shared.update(dict.fromkeys(draft.firework(original)["launches"]))
+    if not shared:
+        raise Ignore(f"what Firework {fw_id} duplicates has been rerun")
+    draft.change_firework(fw_id, launches=list(dict.fromkeys([*firework["launches"], *shared])))
+    draft.refresh(fw_id)
+    return str(draft.firework(fw_id)["state"])
+
+
 def plan_cancel(world: World, launch_ids: Iterable[int], now: datetime) -> Plan:
     """Return the writes that take reservations back: READY again, the launch archived, the run retired."""
     plan = Plan()

@@ -9,20 +9,32 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import bson
 from pymongo import ASCENDING, DESCENDING, UpdateOne
 
 from fwcore import documents
 from fwcore.launchpad.reading import WHOLE
 from fwcore.launchpad.records import BATCH, Applied, Claim, PlaceLaunch
 from fwcore.launchpad.session import Session, batches
-from fwcore.plan import plan_cancel, plan_claim
+from fwcore.plan import plan_cancel, plan_claim, plan_share
 from fwcore.worker import Worker
 from fwcore.world import World
 
 Document = dict[str, Any]
 
 #: What a claim needs to know of a Firework before it is its own.
-_SEEN = ("fw_id", "name", "updated_on", "spec._trackers", "spec._launch_dir")
+_SEEN = (
+    *("fw_id", "name", "updated_on"),
+    *("spec._trackers", "spec._launch_dir", "spec._dupefinder"),
+)
+#: Names of FireWorks' own duplicate finder. Others are code of the user, which is not run here.
+_EXACT = frozenset(
+    {
+        "DupeFinderExact",
+        "Dupe Finder Exact",
+        "{{fireworks.user_objects.dupefinders.dupefinder_exact.DupeFinderExact}}",
+    }
+)
 
 
 class Claims(Session):
@@ -41,9 +53,11 @@ class Claims(Session):
 
         With ``fw_ids`` only those, without regard to category and query, as `qlaunch -f`. ``place``
         gives each its launch directory (default: the current one). Fireworks whose workflow somebody
-        else has locked are passed over. With ``hold`` the claim is taken back if this process dies before
-        ``settle``. The offline run is opened later, by ``open_runs``, once the
-        files are there: `lpad recover_offline` FIZZLES a run whose files it does not find.
+        else has locked are passed over. One with a ``_dupefinder`` whose spec is that of a Firework
+        with launches is not reserved, but shares these (FireWorks 2.1.4, ``_steal_launches``). With
+        ``hold`` the claim is taken back if this process dies before ``settle``. The offline run is
+        opened later, by ``open_runs``, once the files are there: `lpad recover_offline` FIZZLES a run
+        whose files it does not find.
         """
         claims: list[Claim] = []
         tried: list[int] = []
@@ -55,9 +69,10 @@ class Claims(Session):
                     found = self._candidates(worker, n - len(claims), fw_ids, tried)
                     if not found:
                         break
-                    tried += [firework["fw_id"] for firework in found]
+                    unique, later = self._unique(found)
+                    tried += [found_["fw_id"] for found_ in found if found_["fw_id"] not in later]
                     claims += self._reserve(
-                        worker, found, place or (lambda _firework, _id: str(Path.cwd()))
+                        worker, unique, place or (lambda _firework, _id: str(Path.cwd()))
                     )
             if not hold:
                 self.settle()
@@ -82,6 +97,45 @@ class Claims(Session):
         wanted = dict.fromkeys(_SEEN, 1)
         cursor = self._db.fireworks.find({"$and": [query, {"fw_id": ids}]}, wanted)
         return list(cursor.sort(order).limit(n).batch_size(WHOLE))
+
+    def _unique(self, found: Sequence[Document]) -> tuple[list[Document], set[int]]:
+        """Return the Fireworks that are to be reserved, and those to be looked at again after that.
+
+        Duplicates of Fireworks with launches share these; of several that are alike the first goes first.
+        """
+        finders = {seen["fw_id"]: seen.get("spec", {}).get("_dupefinder") for seen in found}
+        asked = [fw_id for fw_id, finder in finders.items() if _is_exact(finder)]
+        if not asked:
+            return list(found), set()
+        specs = self._specs(asked)
+        originals: dict[bytes, list[int]] = {}
+        alike = {"launches": {"$ne": []}, "spec": {"$in": list(specs.values())}}
+        for other in self._db.fireworks.find(alike, {"fw_id": 1, "spec": 1}, batch_size=WHOLE):
+            originals.setdefault(bson.encode(other["spec"]), []).append(other["fw_id"])
+        duplicates, later, first = {}, set(), set()
+        for fw_id, spec in specs.items():
+            kind = bson.encode(spec)
+            if kind in originals:
+                duplicates[fw_id] = originals[kind]
+            elif kind in first:
+                later.add(fw_id)
+            first.add(kind)
+        if duplicates:
+            self._share(duplicates)
+        out = later | duplicates.keys()
+        return [seen for seen in found if seen["fw_id"] not in out], later
+
+    def _specs(self, fw_ids: Iterable[int]) -> dict[int, Document]:
+        """Return whole specs, in this order."""
+        fireworks = self._by_id("fireworks", "fw_id", fw_ids)
+        return {fw_id: fireworks[fw_id]["spec"] for fw_id in fw_ids if fw_id in fireworks}
+
+    def _share(self, duplicates: Mapping[int, Sequence[int]]) -> None:
+        concerned = [*duplicates, *(other for others in duplicates.values() for other in others)]
+        with self._locked(concerned) as (token, world):
+            self._read(world, concerned, [])
+            plan = self._planned(world, partial(plan_share, world, duplicates, self._clock()))
+            self._commit(plan, token)
 
     def _reserve(
         self, worker: Worker, found: Sequence[Document], place: PlaceLaunch
@@ -241,6 +295,10 @@ class Claims(Session):
                     self._commit(plan, token)
                     result.extend(plan)
         return result
+
+
+def _is_exact(finder: Any) -> bool:
+    return isinstance(finder, dict) and finder.get("_fw_name") in _EXACT
 
 
 def _member(world: World, fw_id: int) -> bool:

@@ -58,14 +58,19 @@ class Reading(Connected):
         children: bool = False,
     ) -> None:
         """Read what a plan will most likely need, under the locks."""
-        wanted = {fw_id for fw_id in owners if fw_id not in world.refused}
+        known = set(owners)
+        wanted = {fw_id for fw_id in known if fw_id not in world.refused}
         if children:
             for workflow in world.workflows:
                 for fw_id in wanted & set(workflow["nodes"]):
                     wanted = wanted | set(workflow["links"].get(str(fw_id), []))
         numbers = set(launch_ids)
         self._read_runs(world, numbers)
-        self._read_more(world, Missing(fireworks=wanted | set(owners), launches=numbers))
+        self._read_more(world, Missing(fireworks=wanted | known, launches=numbers))
+        known.update(node for workflow in world.workflows for node in workflow["nodes"])
+        for fw_id, firework in world.fireworks.items():
+            if fw_id not in known and numbers.intersection(firework["launches"]):
+                world.refused.setdefault(fw_id, "a duplicate has just been given this launch")
 
     def _read_runs(self, world: World, launch_ids: Iterable[int]) -> None:
         query = {"launch_id": {"$in": list(launch_ids)}}
@@ -73,7 +78,7 @@ class Reading(Connected):
             world.runs.setdefault(run["launch_id"], []).append(run)
 
     def _read_more(self, world: World, missing: Missing) -> None:
-        fireworks = self._by_id("fireworks", "fw_id", missing.fireworks)
+        fireworks = self._fireworks(missing)
         for firework in fireworks.values():
             firework.setdefault("launches", [])
             firework.setdefault("archived_launches", [])
@@ -89,6 +94,15 @@ class Reading(Connected):
             ):
                 flag = firework.get("spec", {}).get("_allow_fizzled_parents")
                 world.tolerant[firework["fw_id"]] = bool(flag)
+
+    def _fireworks(self, missing: Missing) -> dict[int, Document]:
+        """Return Fireworks by their ids, and whoever owns the launches by now."""
+        if not missing.launches:
+            return self._by_id("fireworks", "fw_id", missing.fireworks)
+        listing = {"launches": {"$in": list(missing.launches)}}
+        query = {"$or": [{"fw_id": {"$in": list(missing.fireworks)}}, listing]}
+        found = self._db.fireworks.find(query, batch_size=WHOLE)
+        return {firework["fw_id"]: firework for firework in found}
 
     def _by_id(self, collection: str, key: str, ids: Iterable[int]) -> dict[int, Document]:
         wanted = list(ids)

@@ -251,3 +251,53 @@ def test_cancel_leaves_running_and_locked_ones(lp, db) -> None:
     assert "RUNNING, not RESERVED" in result.ignored[0].reason
     assert result.deferred[0].reason == "the workflow is locked by FireWorks"
     assert {doc["state"] for doc in db.fireworks.find()} == {"RUNNING", "RESERVED"}
+
+
+# ------------------------------------------------------------------------------------- duplicates
+
+EXACT = {"n": 1, "_dupefinder": {"_fw_name": "DupeFinderExact"}}
+
+
+def test_a_launch_that_is_shared_while_its_report_is_applied(lp, db, db_uri, lp_name) -> None:
+    """The new owner's workflow is not locked: the report waits, and then completes both."""
+    [claim] = stage(lp, add(lp, {"a": ""}, {"a": EXACT})["a"])
+    wire = Wire()
+    slow = LaunchPad.from_uri(db_uri, lp_name, event_listeners=[wire])
+    again = add(lp, {"a": "b"}, {"a": EXACT})
+    wire.interrupt("update", "fwagent_sessions", lambda: lp.claim(WORKER, 5))
+    result = slow.apply([report(claim)])
+    assert wire.interrupted
+    assert [(each.launch_id, each.reason) for each in result.deferred] == [
+        (claim.launch_id, "a duplicate has just been given this launch")
+    ]
+    assert db.launches.find_one()["state"] == "RESERVED"
+    assert slow.apply([report(claim)]).released == [again["b"]]
+    slow.close()
+    states = [doc["state"] for doc in db.fireworks.find().sort("fw_id")]
+    assert sorted(states) == ["COMPLETED", "COMPLETED", "READY"]
+    assert db.workflows.count_documents({"locked": {"$exists": True}}) == 0
+
+
+def test_a_duplicate_of_a_firework_in_a_locked_workflow_waits(lp, db) -> None:
+    original = add(lp, {"a": ""}, {"a": EXACT})["a"]
+    stage(lp, original)
+    add(lp, {"a": ""}, {"a": EXACT})
+    db.workflows.update_one({"nodes": original}, {"$set": {"locked": True}})
+    assert lp.claim(WORKER, 5) == []
+    assert lp.fw_states()[original + 1][0] == "READY"
+    db.workflows.update_one({"nodes": original}, {"$unset": {"locked": ""}})
+    assert lp.claim(WORKER, 5) == []
+    assert lp.fw_states()[original + 1][0] == "RESERVED"
+    assert len(db.fireworks.distinct("launches")) == db.launches.count_documents({}) == 1
+
+
+def test_a_claim_asks_for_duplicates_only_where_a_firework_does(lp, db_uri, lp_name) -> None:
+    counts: list[int] = []
+    for spec in ({}, EXACT):
+        wire = Wire()
+        other = LaunchPad.from_uri(db_uri, lp_name, event_listeners=[wire])
+        add(lp, {"a": ""}, {"a": {**spec, "k": len(counts)}})
+        assert len(other.claim(WORKER, 1)) == 1
+        counts.append(sum(name != "endSessions" for name, _ in wire.commands))
+        other.close()
+    assert counts[1] == counts[0] + 2
