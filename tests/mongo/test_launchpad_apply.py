@@ -3,6 +3,12 @@
 import copy
 
 import pytest
+from pymongo.monitoring import (
+    CommandFailedEvent,
+    CommandListener,
+    CommandStartedEvent,
+    CommandSucceededEvent,
+)
 
 from fwcore.launchpad import LaunchPad
 from fwcore.launchpad import reports as module
@@ -329,25 +335,33 @@ def test_what_is_known_costs_only_reads(db_uri, lp_name, lp) -> None:
     watched.close()
 
 
-def test_a_completion_reads_its_children_not_its_workflow(db_uri, lp_name, lp, monkeypatch) -> None:
+class Given(CommandListener):
+    """The Fireworks that a server gives away with their specs."""
+
+    def __init__(self) -> None:
+        self.fw_ids: list[int] = []
+
+    def started(self, event: CommandStartedEvent) -> None:
+        pass
+
+    def succeeded(self, event: CommandSucceededEvent) -> None:
+        found = event.reply.get("cursor", {}).get("firstBatch", [])
+        self.fw_ids += [document["fw_id"] for document in found if "spec" in document]
+
+    def failed(self, event: CommandFailedEvent) -> None:
+        pass
+
+
+def test_a_completion_reads_its_children_not_its_workflow(db_uri, lp_name, lp) -> None:
     members = [{"fw_id": n, "spec": {"_tasks": TASKS, "n": n}} for n in range(200)]
     links = {"0": [1], **{str(n): [n + 1] for n in range(2, 199)}}
     ids = lp.add({"fws": members, "links": links})
     [claim] = stage(lp, ids[0])
-    wire = Wire()
-    watched = LaunchPad.from_uri(db_uri, lp_name, event_listeners=[wire])
-    asked: list[int] = []
-    original = watched._by_id
-
-    def by_id(collection, key, wanted):
-        wanted = list(wanted)
-        asked.extend(wanted if collection == "fireworks" else ())
-        return original(collection, key, wanted)
-
-    monkeypatch.setattr(watched, "_by_id", by_id)
+    given = Given()
+    watched = LaunchPad.from_uri(db_uri, lp_name, event_listeners=[given])
     assert watched.apply([report(claim)]).released == [ids[1]]
     watched.close()
-    assert sorted(asked) == [ids[0], ids[1]]
+    assert sorted(given.fw_ids) == [ids[0], ids[1]]
 
 
 # -------------------------------------------------------------------------------------- odd documents
