@@ -10,7 +10,6 @@ included; the time of an empty recovery is told too. Needs what `make test` inst
 from __future__ import annotations
 
 import argparse
-import json
 import subprocess
 import sys
 import tempfile
@@ -19,28 +18,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 from agent.mongod import Mongod
+from benchmarks.staging import pair, reserve, run
 from fwcore.launchpad import LaunchPad
-from fwcore.worker import Worker
-from fwrunner.protocol import timestamp
-from fwrunner.protocol.action import EMPTY
 from tests.support.fireworks import FireWorks
 from tests.support.mongod import Client, connect
-
-WORKFLOW = {
-    "fws": [
-        {"fw_id": -2, "name": "first", "spec": {"_tasks": [{"_fw_name": "ScriptTask", "script": "true"}]}},
-        {"fw_id": -1, "name": "second", "spec": {"_tasks": [{"_fw_name": "ScriptTask", "script": "true"}]}},
-    ],
-    "links": {"-2": [-1]},
-    "metadata": {},
-}  # fmt: skip
-
-ACTION = {
-    **EMPTY,
-    "stored_data": {"returncode": 0, "all_returncodes": [0]},
-    "update_spec": {"energy": -1.5},
-    "mod_spec": [{"_push": {"log": "first"}}],
-}
 
 
 def stage(uri: str, name: str, root: Path, count: int) -> None:
@@ -48,23 +29,8 @@ def stage(uri: str, name: str, root: Path, count: int) -> None:
     launchpad = LaunchPad.from_uri(uri, name)
     launchpad.initialize()
     for _ in range(count):
-        launchpad.add(WORKFLOW)
-    claims = launchpad.claim(
-        Worker("test-worker"), count, place=lambda _firework, number: str(root / str(number))
-    )
-    for claim in claims:
-        directory = Path(claim.launch_dir)
-        directory.mkdir(parents=True)
-        (directory / "FW.json").write_text(json.dumps(claim.firework))
-        told = {"launch_id": claim.launch_id, "started_on": timestamp(), "fwaction": ACTION}
-        told |= {
-            "state": "COMPLETED",
-            "completed_on": timestamp(),
-            "fwagent": {"token": claim.token},
-        }
-        (directory / "FW_offline.json").write_text(json.dumps(told))
-        (directory / "FW_ping.json").write_text(json.dumps({"ping_time": timestamp()}))
-    launchpad.open_runs(claims)
+        launchpad.add(pair())
+    run(reserve(launchpad, root, count))
     launchpad.close()
 
 
@@ -80,7 +46,7 @@ def measured(client: Client, command: Callable[[], object]) -> tuple[float, int]
 
 def ready(client: Client, name: str) -> int:
     """Return how many children a recovery has released."""
-    return client[name].fireworks.count_documents({"name": "second", "state": "READY"})
+    return client[name].fireworks.count_documents({"name": "n2", "state": "READY"})
 
 
 def main() -> None:

@@ -22,7 +22,7 @@ def normalized(action: Document) -> Document:
 
     Raises InvalidAction, naming the place, for what FireWorks could not load or MongoDB not store.
     """
-    result = {key: action.get(key, copy(default)) for key, default in EMPTY.items()}
+    result = {key: action[key] if key in action else copy(EMPTY[key]) for key in EMPTY}
     for key, default in EMPTY.items():
         if isinstance(default, list):
             result[key] = _as_list(result[key])

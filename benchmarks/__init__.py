@@ -1,0 +1,1 @@
+"""Side by side with FireWorks, in one run: ratios and counts."""
