@@ -5,8 +5,8 @@ from typing import NoReturn
 
 import pytest
 
-#: Why tests did not run, for the summary at the end (tests/conftest.py prints it).
-missing: set[str] = set()
+#: By this the summary at the end (tests/conftest.py) knows the skips that it tells loudly.
+MISSING = "a component is missing: "
 
 
 def in_ci() -> bool:
@@ -17,5 +17,4 @@ def unavailable(reason: str) -> NoReturn:
     """Skip the test, or fail it in CI: there a missing component would pass for a green run."""
     if in_ci():
         pytest.fail(f"{reason} (CI is set: a failure, not a skip)", pytrace=False)
-    missing.add(reason)
-    pytest.skip(reason)
+    pytest.skip(MISSING + reason)
