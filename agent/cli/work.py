@@ -192,7 +192,7 @@ def _lease(parts: Parts) -> Iterator[str]:
     set_up(logging.ERROR)  # who else serves the worker is told in the result
     health = Health(parts.config.fworker().name)
     keeper = LeaseKeeper(health.worker, health)
-    served = keeper.holds(parts.launchpad)
+    served = keeper.held(parts.launchpad)
     try:
         yield "" if served else health.mode
     finally:
