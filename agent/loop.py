@@ -21,6 +21,7 @@ from agent.config import Config, load_config
 from agent.health import Health, StatusFile
 from agent.launch import WayOut
 from agent.lease import RENEW_SECONDS, LeaseKeeper, is_gone
+from agent.locks import seen
 from agent.log import get_logger
 from agent.queue import Queue, open_queue
 from agent.recover import WayBack
@@ -204,6 +205,8 @@ class Agent:
         if "sweep" in due:
             # What a killed agent has left half done comes first: its locks hold others up.
             self._parts.launchpad.resume(is_gone)
+            locks = self._parts.launchpad.locks(is_gone=is_gone)
+            self._health.locks = seen(locks, self._health.locks)
             self._places = way_back.places(self._worker)
             way_back.memory.keep(self._places)
             self._running &= self._places.keys()

@@ -43,7 +43,7 @@ class Session(Writing):
                 if workflow.get("locked") == token:
                     world.workflows.append(self._whole_workflow(workflow))
                 else:
-                    reason = f"the workflow is locked by {_holder_of(workflow.get('locked'))}"
+                    reason = f"the workflow is locked by {holder_of(workflow.get('locked'))}"
                     world.refused.update(dict.fromkeys(workflow["nodes"], reason))
             self._check_in_force()
             yield token, world
@@ -174,9 +174,10 @@ def _outgrown(world: World, plan: Plan) -> set[int]:
     }
 
 
-def _holder_of(locked: Any) -> str:
+def holder_of(locked: Any) -> str:
+    """Return who has put a value into ``locked``, for people."""
     if isinstance(locked, str) and locked.startswith("fwagent:"):
-        _, host, pid, *_ = locked.split(":")
+        _, host, pid, *_ = [*locked.split(":"), "?", "?"]
         return f"fwagent on {host} (process {pid})"
     return "FireWorks"
 
