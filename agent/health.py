@@ -37,6 +37,7 @@ class Health:
     watched: int = 0
     watch_trouble: str = ""
     last_latency: float | None = None
+    locks: list[dict[str, Any]] = field(default_factory=list)
 
     def failed(self, title: str) -> None:
         """Note an error of ours."""

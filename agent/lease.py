@@ -32,18 +32,27 @@ class LeaseKeeper:
         self._ask_at = 0.0
         self._log = get_logger()
 
-    def holds(self, launchpad: LaunchPad) -> bool:
-        """Return whether this agent serves the worker; asks the database only when it is time to."""
+    def held(self, launchpad: LaunchPad) -> Lease | None:
+        """Return the lease if this agent serves the worker; asks the database only when it is time to.
+
+        From then on ``launchpad`` writes nothing but under that lease.
+        """
         if time.monotonic() < self._ask_at:
-            return self._lease is not None
+            return self._lease
         if self._lease is not None:
             self._lease = launchpad.renew_lease(self._lease, LEASE_SECONDS)
             if self._lease is None:
                 self._log.warning("the lease was lost", worker=self._worker)
         if self._lease is None:
             self._take(launchpad)
+        if self._lease is not None:
+            launchpad.serve(self._lease, LEASE_SECONDS)
         self._ask_at = time.monotonic() + RENEW_SECONDS
-        return self._lease is not None
+        return self._lease
+
+    def ask_again(self) -> None:
+        """Trust nothing that was known: another database is used now, or a batch was refused."""
+        self._ask_at = 0.0
 
     def _take(self, launchpad: LaunchPad) -> None:
         lease = launchpad.acquire_lease(self._worker, self._owner, LEASE_SECONDS)

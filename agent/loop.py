@@ -21,6 +21,7 @@ from agent.config import Config, load_config
 from agent.health import Health, StatusFile
 from agent.launch import WayOut
 from agent.lease import RENEW_SECONDS, LeaseKeeper, is_gone
+from agent.locks import seen
 from agent.log import get_logger
 from agent.queue import Queue, open_queue
 from agent.recover import WayBack
@@ -29,6 +30,7 @@ from agent.stage import StageError, prepare_root
 from agent.watch import Wake, Watch
 from fwcore.errors import DatabaseRefused, DatabaseUnreachable, FwagentError
 from fwcore.launchpad import LaunchPad
+from fwcore.launchpad.journal import Fenced
 
 #: Seconds between two passes while they fail, and between two tries to launch: first and last pause.
 PASS_BACKOFF = (1.0, 60.0)
@@ -85,7 +87,8 @@ class Agent:
         self._due = {"start"}
         self._touched: set[str] = set()
         self._checked = False
-        self._serving = False
+        # Of the lease under which the last pass was made; 0 while another agent serves the worker.
+        self._epoch = 0
         self._stopping = False
         self._passes = Backoff(*PASS_BACKOFF)
         self._launches = Backoff(*LAUNCH_BACKOFF)
@@ -154,6 +157,9 @@ class Agent:
         except (DatabaseUnreachable, DatabaseRefused) as error:
             self._health.database_down()
             self._failed(error)
+        except Fenced as error:
+            self._lease.ask_again()
+            self._failed(error)
         except FwagentError as error:
             self._failed(error)
         except Exception as error:  # noqa: BLE001 - the one place: a fault of ours must not end the daemon
@@ -168,10 +174,12 @@ class Agent:
             # A name mistyped is an empty database, where there would never be anything to do.
             self._parts.launchpad.check()
             self._checked = True
-        serving, self._serving = self._serving, self._lease.holds(self._parts.launchpad)
-        if not self._serving:
+        lease = self._lease.held(self._parts.launchpad)
+        if lease is None:
+            self._epoch = 0
             return
-        if not serving:
+        if lease.epoch != self._epoch:
+            self._epoch = lease.epoch
             self._due.add("start")
         due, touched = self._due, self._touched
         self._due, self._touched = set(), set()
@@ -197,6 +205,8 @@ class Agent:
         if "sweep" in due:
             # What a killed agent has left half done comes first: its locks hold others up.
             self._parts.launchpad.resume(is_gone)
+            locks = self._parts.launchpad.locks(is_gone=is_gone)
+            self._health.locks = seen(locks, self._health.locks)
             self._places = way_back.places(self._worker)
             way_back.memory.keep(self._places)
             self._running &= self._places.keys()
@@ -286,6 +296,7 @@ class Agent:
             return
         old, self._parts = self._parts, parts
         old.launchpad.close()
+        self._lease.ask_again()
         self._checked = False
         self._due.add("start")
         self._schedule()

@@ -10,11 +10,15 @@ from typing import Any
 
 from agent.config import Config
 from agent.health import read_status
+from agent.lease import is_gone
+from agent.locks import seen
 from fwcore.errors import DatabaseRefused, DatabaseUnreachable
 from fwcore.states import RANKS
 
 #: Seconds that `status` waits for the database.
 _TIMEOUT = 3.0
+#: Locks that are shown to people.
+_LOCKS = 5
 
 
 def collect(config: Config) -> dict[str, Any]:
@@ -23,7 +27,8 @@ def collect(config: Config) -> dict[str, Any]:
     Keys: ``worker``; ``agent`` {``state``, ``host``, ``pid``, ``since``, ``last_pass``, ``mode``};
     ``database`` {``where``, ``reachable``, ``error``, ``down_since``}; ``fireworks`` {state: count} and
     ``launches`` {``open``, ``RESERVED``, ``RUNNING``}, null when the database is down; ``backlog``
-    {``reports``, ``oldest_seconds``}; ``counts`` since the agent's start; ``last_error``.
+    {``reports``, ``oldest_seconds``}; ``locks``, those that nobody is known to hold, as in ``agent.locks.seen``, null
+    when the database is down; ``counts`` since the agent's start; ``last_error``.
     """
     told = read_status(config.private) or {}
     worker = config.fworker().name
@@ -40,6 +45,7 @@ def collect(config: Config) -> dict[str, Any]:
         "fireworks": None,
         "launches": None,
         "backlog": _backlog(config),
+        "locks": None,
         "counts": {key: told.get(key, 0) for key in ("passes", "applied", "submitted", "deferred")},
         "last_error": {"title": told.get("last_error"), "on": told.get("last_error_on")},
     }
@@ -48,6 +54,7 @@ def collect(config: Config) -> dict[str, Any]:
         document["fireworks"] = launchpad.counts()
         open_launches = len(launchpad.open_launches(worker))
         document["launches"] = {"open": open_launches, **launchpad.active_count(worker)}
+        document["locks"] = seen(launchpad.locks(is_gone=is_gone), told.get("locks") or [])
     except (DatabaseUnreachable, DatabaseRefused) as error:
         document["database"].update(reachable=False, error=error.title)
     else:
@@ -131,6 +138,7 @@ def lines(document: dict[str, Any]) -> list[str]:
         f"{backlog['reports']} reports, the oldest {age:.0f} s old" if age is not None else "none"
     )
     found.append(f"backlog    {waiting}")
+    found += _lock_lines(document["locks"] or [])
     if deferred := document["counts"]["deferred"]:
         found.append(
             f"deferred   {deferred}, looked at again and again; `fwagent recover` says why"
@@ -140,6 +148,20 @@ def lines(document: dict[str, Any]) -> list[str]:
             f"last error {document['last_error']['title']} ({document['last_error']['on']})"
         )
     return [line if len(line) <= 100 else line[:97] + "..." for line in found]
+
+
+def _lock_lines(locks: list[dict[str, Any]]) -> list[str]:
+    found = []
+    for lock in locks[:_LOCKS]:
+        found.append(
+            f"locked     the workflow of Firework {lock['fw_id']}, by {lock['holder']}, seen since "
+            f"{lock['since'][:19]}"
+        )
+        todo = f"; if none does: {lock['unlock']}" if lock["unlock"] else ""
+        found.append(f"           {lock['why']}{todo}")
+    if len(locks) > _LOCKS:
+        found.append(f"           ... and {len(locks) - _LOCKS} more (--json shows all)")
+    return found
 
 
 def _agent_line(agent: dict[str, Any]) -> str:

@@ -1,4 +1,4 @@
-"""Commands that do something: run, sync, recover, launch, add, demo."""
+"""Commands that do something: run, sync, recover, launch, add, unlock, demo."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from agent.cli import ConfigOption, JsonOption, VerboseOption, chosen
 if TYPE_CHECKING:
     from agent.loop import Parts
     from agent.results import Result
+    from fwcore.launchpad.records import Lock
 
 _DAEMON, _ONCE = "The daemon", "Once, by hand or from cron"
 _FwIds = Annotated[
@@ -31,6 +32,7 @@ def add_to(app: typer.Typer) -> None:
     app.command(rich_help_panel=_ONCE)(recover)
     app.command(rich_help_panel=_ONCE)(launch)
     app.command(rich_help_panel=_ONCE)(add)
+    app.command(rich_help_panel=_ONCE)(unlock)
     app.command(rich_help_panel="Try it")(demo)
 
 
@@ -155,6 +157,64 @@ def add(
         typer.echo(json.dumps({"added": added}))
 
 
+def unlock(
+    ctx: typer.Context,
+    fw_ids: Annotated[
+        list[int], typer.Argument(metavar="FW_ID...", help="Any Firework of the workflow.")
+    ],
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+    config: ConfigOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Release the locks of workflows that nobody can still hold; `status` names them.
+
+    A lock of FireWorks does not tell who has taken it: make sure that no lpad, rlaunch or qlaunch is at work on
+    the workflow. Locks of an fwagent that lives are kept (exit status 1).
+    """
+    from agent.lease import is_gone
+    from agent.results import FAILED, OK, USAGE
+
+    with _parts(ctx, config) as parts:
+        locks = parts.launchpad.locks(fw_ids, is_gone)
+        loose = [lock for lock in locks if lock.verdict != "held"]
+        if loose and not yes:
+            for lock in loose:
+                typer.echo(
+                    f"the workflow of Firework {lock.fw_id} ({lock.name}) is locked by {lock.holder}",
+                    err=True,
+                )
+            typer.echo("make sure that no lpad, rlaunch or qlaunch is at work on it", err=True)
+            if as_json or not typer.confirm("release?", err=True):
+                typer.echo("nothing was released; --yes does it without asking", err=True)
+                raise typer.Exit(USAGE)
+        released = parts.launchpad.unlock(loose, is_gone)
+    kept = [lock for lock in locks if lock not in released]
+    if as_json:
+        rows = {"released": released, "kept": kept}
+        typer.echo(json.dumps({key: _lock_rows(value) for key, value in rows.items()}))
+    else:
+        for lock in released:
+            typer.echo(f"released the workflow of Firework {lock.fw_id}")
+            if lock.holder == "FireWorks":
+                typer.echo(
+                    "  what held it may have been cut half-way: run `lpad admin refresh "
+                    f"-i {lock.fw_id}`"
+                )
+        for lock in kept:
+            why = "which is at work" if lock.verdict == "held" else "who has taken it anew"
+            typer.echo(f"kept: Firework {lock.fw_id} is locked by {lock.holder}, {why}", err=True)
+        if not locks:
+            typer.echo("not locked")
+    raise typer.Exit(FAILED if kept else OK)
+
+
+def _lock_rows(locks: list[Lock]) -> list[dict[str, object]]:
+    return [
+        {"fw_id": lock.fw_id, "name": lock.name, "holder": lock.holder, "verdict": lock.verdict}
+        for lock in locks
+    ]
+
+
 def demo(
     uri: Annotated[
         str | None,
@@ -192,7 +252,7 @@ def _lease(parts: Parts) -> Iterator[str]:
     set_up(logging.ERROR)  # who else serves the worker is told in the result
     health = Health(parts.config.fworker().name)
     keeper = LeaseKeeper(health.worker, health)
-    served = keeper.holds(parts.launchpad)
+    served = keeper.held(parts.launchpad)
     try:
         yield "" if served else health.mode
     finally:

@@ -24,6 +24,7 @@ from fwcore.errors import FwagentError
 from fwcore.launchpad.claims import Claims
 from fwcore.launchpad.connection import connect, own_address
 from fwcore.launchpad.intake import Intake
+from fwcore.launchpad.locks import Locks
 from fwcore.launchpad.own import Own
 from fwcore.launchpad.queries import Queries
 from fwcore.launchpad.reports import Reports
@@ -33,7 +34,7 @@ from fwrunner.protocol import utcnow
 Document = dict[str, Any]
 
 
-class LaunchPad(Intake, Claims, Reports, Queries, Own):
+class LaunchPad(Intake, Claims, Reports, Queries, Locks, Own):
     """A FireWorks database.
 
     All methods raise DatabaseUnreachable when MongoDB does not answer and DatabaseRefused when it says

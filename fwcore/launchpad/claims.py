@@ -146,7 +146,7 @@ class Claims(Session):
             if not free:
                 return []
             now = self._clock()
-            first = self._allocate("next_launch_id", len(free))
+            first = self._allocate("next_launch_id", len(free), self._in_force())
             launches = [
                 documents.new_launch(
                     launch_id,
@@ -176,7 +176,12 @@ class Claims(Session):
         reserved = {"state": "RESERVED", "updated_on": documents.iso(now)}
         operations = [
             UpdateOne(
-                {"fw_id": seen["fw_id"], "state": "READY", "updated_on": seen.get("updated_on")},
+                {
+                    "fw_id": seen["fw_id"],
+                    "state": "READY",
+                    "updated_on": seen.get("updated_on"),
+                    **self._in_force(),
+                },
                 {"$set": reserved, "$push": {"launches": launch["launch_id"]}},
             )
             for seen, launch in zip(free, launches, strict=True)
@@ -194,6 +199,8 @@ class Claims(Session):
 
     def settle(self) -> None:
         """Note that held claims are staged, submitted and recorded, or cancelled."""
+        if self._held:
+            self._check_lease()
         with self._reaching():
             for token in sorted(self._held):
                 self._erase(token)
@@ -214,6 +221,7 @@ class Claims(Session):
         now = documents.iso(self._clock())
         self._db.fireworks.update_many(touched, {"$set": {"updated_on": now}})
         self.cancel(launch_ids)
+        self._keep_closed(claim)
         query = {"$or": [{key: {"$in": launch_ids}} for key in ("launches", "archived_launches")]}
         used = {
             number
@@ -221,6 +229,29 @@ class Claims(Session):
             for number in (*firework["launches"], *firework["archived_launches"])
         }
         self._db.launches.delete_many({"launch_id": {"$in": sorted(set(launch_ids) - used)}})
+
+    def _keep_closed(self, claim: list[tuple[int, int]]) -> None:
+        """Retire the runs of cancelled launches that a stopped process has not opened yet, but may."""
+        names = self._by_id("fireworks", "fw_id", {fw_id for _launch_id, fw_id in claim})
+        now = self._clock()
+        writes = [
+            UpdateOne(
+                {"launch_id": launch_id},
+                {
+                    "$setOnInsert": {
+                        **documents.new_offline_run(
+                            {"fw_id": fw_id, "launch_id": launch_id}, names[fw_id]["name"], "", now
+                        ),
+                        "deprecated": True,
+                    }
+                },
+                upsert=True,
+            )
+            for launch_id, fw_id in claim
+            if launch_id in names.get(fw_id, {}).get("archived_launches", [])
+        ]
+        if writes:
+            self._db.offline_runs.bulk_write(writes, ordered=False)
 
     def _claims(self, launches: Sequence[Document], won: Mapping[int, Document]) -> list[Claim]:
         launches = [launch for launch in launches if launch["fw_id"] in won]
@@ -268,13 +299,19 @@ class Claims(Session):
         if writes:
             with self._reaching():
                 self._db.offline_runs.bulk_write(writes, ordered=False)
+            self._check_lease()
 
     def record_jobs(self, job_ids: Mapping[int, str]) -> None:
         """Store the queue's job id of each launch, where FireWorks looks for reservation ids."""
         entry = {"state": "RESERVED", "reservation_id": {"$exists": False}}
         writes = [
             UpdateOne(
-                {"launch_id": launch_id, "state_history": {"$elemMatch": entry}},
+                # One that was cancelled meanwhile has no job that anybody counts on.
+                {
+                    "launch_id": launch_id,
+                    "state": {"$ne": "READY"},
+                    "state_history": {"$elemMatch": entry},
+                },
                 {"$set": {"state_history.$.reservation_id": str(job_id)}},
             )
             for launch_id, job_id in job_ids.items()
@@ -282,6 +319,7 @@ class Claims(Session):
         if writes:
             with self._reaching():
                 self._db.launches.bulk_write(writes, ordered=False)
+            self._check_lease()
 
     def cancel(self, launch_ids: Iterable[int]) -> Applied:
         """Take reservations back: the Firework is READY again, its launch archived, its run retired."""

@@ -1,7 +1,11 @@
 """The redo log: what a batch is about to write is stored first, so that it can be finished by anybody.
 
-A session is one connected LaunchPad. While it holds locks it keeps a document in ``fwagent_sessions`` alive;
-its lock tokens name it. When a session is dead, another one makes its half-done batches whole:
+A session is one connected LaunchPad; its lock tokens name it. While it holds locks it keeps a document alive: one
+of its own in ``fwagent_sessions``, or, when it works under a lease, that lease in ``fwagent_leases``: then a batch
+is announced in the very document that says who may work, and nobody can begin one whose lease is over. Commands
+that a stopped process has under way carry the end of what they rely on (``_in_force``), by the server's clock.
+
+When a session is dead, another one makes its half-done batches whole:
 
 - a batch whose journal is whole is carried out again: its writes are absolute and compare-and-set, so what was
   done already stays as it is;
@@ -15,17 +19,19 @@ its lock tokens name it. When a session is dead, another one makes its half-done
 from __future__ import annotations
 
 import secrets
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from datetime import datetime, timedelta
 from typing import Any
 
 import bson
 from bson.codec_options import CodecOptions
+from pymongo import ReturnDocument
 from pymongo.errors import BulkWriteError, DuplicateKeyError
 from pymongo.write_concern import WriteConcern
 
 from fwcore.errors import FwagentError
 from fwcore.launchpad.connection import Connected
+from fwcore.launchpad.records import Lease
 from fwcore.world import Write
 
 Document = dict[str, Any]
@@ -46,12 +52,12 @@ Submitted = Callable[[str, list[int]], dict[int, str]]
 
 
 class Fenced(FwagentError):
-    """This session was taken for dead and its batch was finished or dropped by another one."""
+    """This session was, or may have been, taken for dead; others finish or drop what it has begun."""
 
     def __init__(self) -> None:
         super().__init__(
-            "another agent has taken over a batch of this one",
-            "this process was stopped for longer than it may be; nothing is lost, it tries again",
+            "this process was stopped for longer than it may be: another agent may have taken over",
+            "nothing is lost, and nothing is done twice; it goes on when it may",
         )
 
 
@@ -63,9 +69,15 @@ class Journal(Connected):
     #: Names the queue that `submitted` can see. A held claim is taken back only by one who sees its queue.
     queue_name: str = ""
 
+    #: The lease that this LaunchPad works under, and how many seconds it lasts unless it is renewed.
+    _lease: Lease | None = None
+    _lease_seconds: float = 0.0
+
     def _begin_session(self) -> None:
         self._session = secrets.token_hex(6)
         self._quiet_since: datetime | None = None
+        # Until when, by the server's clock, others take this session for alive.
+        self._deadline: datetime | None = None
         # Tokens of locks that may be held, and of batches that may be half done.
         self._open: set[str] = set()
         self._half_done: set[str] = set()
@@ -74,27 +86,33 @@ class Journal(Connected):
         # (launch_id, fw_id) of claims that were made, of which nobody could be told, by token.
         self._untold: dict[str, list[tuple[int, int]]] = {}
 
+    def serve(self, lease: Lease, seconds: float) -> None:
+        """Work under a lease from now on: without it nothing is begun; ``seconds`` is how long it lasts.
+
+        Every batch prolongs it. To be called again with the lease as it was renewed.
+        """
+        if lease == self._lease:
+            return
+        if self._lease is None and self._quiet_since is not None:
+            with self._reaching():
+                self._end_session()
+        self._lease, self._lease_seconds = lease, seconds
+        # What was begun under an earlier lease is still to be finished, so only the name changes.
+        self._session = f"{lease.owner}.{lease.epoch}"
+        self._quiet_since, self._deadline = self._clock(), lease.expires_at
+
     def _new_token(self) -> str:
         """Return a lock token and announce it; raise Fenced if this session was taken for dead.
 
         Whoever declares a session dead finds its last token announced, and voids it: so a batch that a
         stopped process has begun before cannot be committed after.
         """
-        now = self._clock()
-        if self._quiet_since and now - self._quiet_since > timedelta(seconds=SESSION_SECONDS):
+        if self._lease is None and self._is_late():
             # Nothing is open, so being taken for dead meanwhile is no harm.
             self._end_session()
             self._begin_session()
-        self._quiet_since = now
         token = f"fwagent:{self.host}:{self._pid}:{self._session}:{secrets.token_hex(4)}"
-        expiry = {"$add": ["$$NOW", round(SESSION_SECONDS * 1000)]}
-        mine = {"host": self.host, "pid": self._pid, "token": token, "expires_at": expiry}
-        alive = {"_id": self._session, "dead": {"$exists": False}}
-        try:
-            self._db.fwagent_sessions.update_one(alive, [{"$set": mine}], upsert=True)
-        except DuplicateKeyError:
-            self._begin_session()
-            raise Fenced from None
+        self._announce({"host": self.host, "pid": self._pid, "token": token})
         return token
 
     def keep_alive(self) -> None:
@@ -102,23 +120,70 @@ class Journal(Connected):
 
         Raises Fenced if it was taken for dead: then its claims have been taken back.
         """
-        now = self._clock()
-        if self._quiet_since is None or now - self._quiet_since < timedelta(
-            seconds=SESSION_SECONDS / 3
-        ):
+        if self._quiet_since is None or self._silence() < self._lasts() / 3:
             return
-        expiry = [{"$set": {"expires_at": {"$add": ["$$NOW", round(SESSION_SECONDS * 1000)]}}}]
         with self._reaching():
+            self._announce({})
+
+    def _announce(self, news: Document) -> None:
+        """Store ``news``, if any, and a new expiry, provided that nobody has taken this session for dead."""
+        now = self._clock()
+        expiry = {"$add": ["$$NOW", round(self._lasts() * 1000)]}
+        if self._lease is not None:
+            place, alive, upsert = self._db.fwagent_leases, in_force(self._lease), False
+        else:
+            place, upsert = self._db.fwagent_sessions, bool(news)
             alive = {"_id": self._session, "dead": {"$exists": False}}
-            if self._db.fwagent_sessions.update_one(alive, expiry).matched_count == 0:
-                self._begin_session()
-                raise Fenced
-        self._quiet_since = now
+        try:
+            found = place.find_one_and_update(
+                alive,
+                [{"$set": {**news, "expires_at": expiry}}],
+                {"expires_at": 1},
+                upsert=upsert,
+                return_document=ReturnDocument.AFTER,
+            )
+        except DuplicateKeyError:
+            found = None
+        if found is None:
+            self._give_up()
+            raise Fenced from None
+        self._quiet_since, self._deadline = now, found["expires_at"]
+
+    def _give_up(self, token: str = "") -> None:
+        """Forget what others have taken over: the whole session, or one batch of a lease."""
+        if self._lease is None:
+            self._begin_session()
+        self._open.discard(token)
+        self._half_done.discard(token)
+
+    def _lasts(self) -> float:
+        return SESSION_SECONDS if self._lease is None else self._lease_seconds
+
+    def _silence(self) -> float:
+        """Return the seconds since others were told that this session lives."""
+        quiet = self._quiet_since
+        return (self._clock() - quiet).total_seconds() if quiet is not None else 0.0
+
+    def _is_late(self) -> bool:
+        return self._silence() > self._lasts()
+
+    def _in_force(self) -> Document:
+        """Return the part of a filter that nothing matches once this session can be taken for dead."""
+        return {"$expr": {"$lt": ["$$NOW", self._deadline]}} if self._deadline else {}
+
+    def _check_in_force(self) -> None:
+        """Raise Fenced if what was just asked for may have come too late to have an effect."""
+        if self._is_late():
+            raise Fenced
+
+    def _check_lease(self) -> None:
+        if self._lease is not None:
+            self._check_in_force()
 
     def _end_session(self) -> None:
         for token in sorted(self._held):
             self._erase(token)
-        if self._quiet_since:
+        if self._quiet_since and self._lease is None:
             self._db.fwagent_sessions.delete_one({"_id": self._session, "dead": {"$exists": False}})
 
     def _record(
@@ -141,7 +206,7 @@ class Journal(Connected):
             self._db.fwagent_journal.insert_many(parts[::-1])
         except BulkWriteError:
             self._erase_rest(token)
-            self._begin_session()
+            self._give_up(token)
             raise Fenced from None
 
     def _erase(self, token: str) -> None:
@@ -156,13 +221,7 @@ class Journal(Connected):
 
     def _take_over(self, token: str) -> Document:
         """Return what a journal holds (``writes``, ``claim``), or {} after making sure that there can be none."""
-        void = {"_id": f"{token}/0", "void": True, "on": self._clock()}
-        try:
-            self._db.fwagent_journal.insert_one(void)
-        except DuplicateKeyError:
-            pass
-        else:
-            self._erase_rest(token)
+        if self._void(token):
             return {}
         found = list(self._db.fwagent_journal.find(_parts_of(token)))
         found.sort(key=lambda part: int(part["_id"].rpartition("/")[2]))
@@ -171,10 +230,44 @@ class Journal(Connected):
         writes = [write for part in found for write in _decoded(part["writes"])]
         return {"writes": writes, "claim": found[0]["claim"], "queue": found[0]["queue"]}
 
+    def _void(self, token: str) -> bool:
+        """Make sure that no journal can be written under a token; return False if there is one, or a void one."""
+        void = {"_id": f"{token}/0", "void": True, "on": self._clock()}
+        try:
+            self._db.fwagent_journal.insert_one(void)
+        except DuplicateKeyError:
+            return False
+        self._erase_rest(token)
+        return True
+
+    def _fence(
+        self, leases: Document, is_gone: IsGone = lambda _host, _pid: False
+    ) -> dict[str, Document]:
+        """Return the sessions of leases that are over, by id: dead, with nothing they can commit any more."""
+        over = {"$lte": ["$expires_at", "$$NOW"]}
+        steps = [{"$match": {**leases, "token": {"$exists": True}}}, {"$set": {"over": over}}]
+        fenced = {}
+        for lease in self._db.fwagent_leases.aggregate(steps):
+            mine = {"_id": lease["_id"], "token": lease["token"]}
+            if not lease["over"]:
+                if not is_gone(lease["host"], lease["pid"]):
+                    continue
+                self._db.fwagent_leases.update_one(mine, [{"$set": {"expires_at": "$$NOW"}}])
+            self._void(lease["token"])
+            session = session_of(lease["token"])
+            dead = {key: lease[key] for key in ("host", "pid", "token", "expires_at")}
+            self._db.fwagent_sessions.update_one(
+                {"_id": session}, {"$set": {**dead, "dead": True}}, upsert=True
+            )
+            self._db.fwagent_leases.update_one(mine, {"$unset": {"token": ""}})
+            fenced[session] = {"_id": session, **dead}
+        return fenced
+
     def _dead_sessions(self, is_gone: IsGone) -> dict[str, Document]:
         """Return the sessions that are over, by id, marked so that they stay it."""
         sessions = self._db.fwagent_sessions
         self._forget_old_ones()
+        self._fence({"_id": {"$ne": self._lease.worker if self._lease else ""}}, is_gone)
         # An own session that was idle is none: the next batch begins another one.
         others = {"_id": {"$ne": self._session}, "dead": {"$exists": False}}
         late = {**others, "$expr": {"$lt": ["$expires_at", "$$NOW"]}}
@@ -185,7 +278,7 @@ class Journal(Connected):
         found = sessions.find({"dead": True, "token": {"$exists": True}})
         return {session["_id"]: session for session in found}
 
-    def _tokens_of(self, session: Document) -> set[str]:
+    def _tokens_of(self, session: Mapping[str, Any]) -> set[str]:
         """Return the tokens under which a session may have begun something."""
         start = f"fwagent:{session['host']}:{session['pid']}:{session['_id']}:"
         parts = self._db.fwagent_journal.find(
@@ -202,6 +295,18 @@ class Journal(Connected):
         before = self._clock() - timedelta(days=_KEEP_DAYS)
         self._db.fwagent_sessions.delete_many({"dead": True, "expires_at": {"$lt": before}})
         self._db.fwagent_journal.delete_many({"void": True, "on": {"$lt": before}})
+
+
+def in_force(lease: Lease) -> Document:
+    """Return the filter that matches a lease document as long as the lease is its holder's."""
+    holder = {"_id": lease.worker, "owner": lease.owner, "epoch": lease.epoch}
+    return {**holder, "$expr": {"$lt": ["$$NOW", "$expires_at"]}}
+
+
+def session_of(token: str) -> str:
+    """Return the session that a lock token names: fwagent:HOST:PID:SESSION:BATCH."""
+    parts = token.split(":")
+    return parts[-2] if len(parts) >= 5 else ""
 
 
 def _parts_of(token: str) -> Document:

@@ -9,6 +9,7 @@ from typing import Any
 
 from pymongo import ReturnDocument
 
+from fwcore.launchpad.journal import in_force
 from fwcore.launchpad.records import Lease
 from fwcore.launchpad.session import Session
 from fwrunner.protocol import utcnow
@@ -41,7 +42,8 @@ class Own(Session):
         """Drop the registrations of launches that have ended."""
         if wanted := list(launch_ids):
             with self._reaching():
-                self._db.fwagent_dirs.delete_many({"_id": {"$in": wanted}})
+                fence = self._in_force() if self._lease is not None else {}
+                self._db.fwagent_dirs.delete_many({"_id": {"$in": wanted}, **fence})
 
     def registered(self, worker: str) -> dict[int, str]:
         """Return {launch_id: launch_dir} of the registered directories of a worker."""
@@ -53,34 +55,44 @@ class Own(Session):
         """Take the lease of a worker if nobody holds it; else return the one that somebody holds.
 
         The server's clock decides about expiry, since those of login nodes may differ. Compare
-        ``owner`` of the result with one's own.
+        ``owner`` of the result with one's own. What the last holder has begun and not ended is made
+        whole first, so that it can write nothing any more. To work under the lease, ``serve``.
         """
         mine = {"owner": owner, "host": self.host, "pid": os.getpid()}
         expiry = {"$add": ["$$NOW", round(seconds * 1000)]}
         epoch = {"$add": [{"$ifNull": ["$epoch", 0]}, 1]}
         taken = [{"$set": {**mine, "epoch": epoch, "since": "$$NOW", "expires_at": expiry}}]
-        free = {"_id": worker, "$expr": {"$lte": [{"$ifNull": ["$expires_at", "$$NOW"]}, "$$NOW"]}}
+        over = {"$lte": [{"$ifNull": ["$expires_at", "$$NOW"]}, "$$NOW"]}
+        free = {"_id": worker, "token": {"$exists": False}, "$expr": over}
         leases = self._db.fwagent_leases
         with self._reaching():
             leases.update_one({"_id": worker}, {"$setOnInsert": {"epoch": 0}}, upsert=True)
+            self._make_whole(self._fence({"_id": worker}))
             found = leases.find_one_and_update(free, taken, return_document=ReturnDocument.AFTER)
             return _lease(found or leases.find_one({"_id": worker}) or {"_id": worker})
 
     def renew_lease(self, lease: Lease, seconds: float) -> Lease | None:
-        """Prolong a lease; None if another agent has taken it since."""
-        mine = {"_id": lease.worker, "owner": lease.owner, "epoch": lease.epoch}
+        """Prolong a lease; None if it has run out or another agent has taken it since."""
         later = [{"$set": {"expires_at": {"$add": ["$$NOW", round(seconds * 1000)]}}}]
         with self._reaching():
             found = self._db.fwagent_leases.find_one_and_update(
-                mine, later, return_document=ReturnDocument.AFTER
+                in_force(lease), later, return_document=ReturnDocument.AFTER
             )
         return _lease(found) if found else None
 
     def release_lease(self, lease: Lease) -> None:
-        """Give a lease back, so that another agent need not wait for its end."""
-        mine = {"_id": lease.worker, "owner": lease.owner, "epoch": lease.epoch}
+        """Give a lease back, so that another agent need not wait for its end; one's own with nothing left open."""
+        end: list[Document] = [{"$set": {"expires_at": "$$NOW"}}]
+        own = self._lease is not None and in_force(self._lease) == in_force(lease)
         with self._reaching():
-            self._db.fwagent_leases.update_one(mine, [{"$set": {"expires_at": "$$NOW"}}])
+            if own:
+                self._finish_own()
+                end.append({"$unset": "token"})
+            mine = {"_id": lease.worker, "owner": lease.owner, "epoch": lease.epoch}
+            self._db.fwagent_leases.update_one(mine, end)
+        if own:
+            self._lease = None
+            self._begin_session()
 
     def lease(self, worker: str) -> tuple[Lease, bool] | None:
         """Return the lease of a worker and whether it is in force, None if there never was one."""

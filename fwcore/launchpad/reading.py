@@ -7,6 +7,7 @@ from typing import Any
 
 from fwcore.errors import NotInitialized
 from fwcore.launchpad.connection import Connected
+from fwcore.launchpad.journal import Fenced
 from fwcore.world import Missing, World
 
 Document = dict[str, Any]
@@ -18,16 +19,18 @@ WHOLE = 100_000
 class Reading(Connected):
     """Fills the World of a plan; draws ids."""
 
-    def _allocate(self, counter: str, count: int) -> int:
-        """Return the first of ``count`` new ids of ``next_fw_id`` or ``next_launch_id``."""
-        before = self._db.fw_id_assigner.find_one_and_update({}, {"$inc": {counter: count}})
+    def _allocate(self, counter: str, count: int, within: Document | None = None) -> int:
+        """Return the first of ``count`` new ids of ``next_fw_id`` or ``next_launch_id``.
+
+        Raises Fenced where ``within``, a filter that always matches until a batch is too late, does not.
+        """
+        assigner = self._db.fw_id_assigner
+        before = assigner.find_one_and_update(within or {}, {"$inc": {counter: count}})
+        if before is None and within and assigner.find_one() is not None:
+            raise Fenced
         if before is None:
             raise no_launchpad(self.name, self.where)
         return int(before[counter])
-
-    def _new_fw_ids(self, count: int) -> range:
-        first = self._allocate("next_fw_id", count) if count else 0
-        return range(first, first + count)
 
     def _owners(self, launch_ids: Iterable[int]) -> list[int]:
         query = {"launches": {"$in": list(launch_ids)}}

@@ -70,3 +70,19 @@ class Lease:
     epoch: int
     expires_at: datetime
     since: datetime
+
+
+@dataclass(frozen=True)
+class Lock:
+    """A workflow that is locked. ``fw_id`` is its lowest, ``value`` what stands in ``locked``.
+
+    ``verdict``: `held` by a process of ours that lives; `dead`, left by one of ours that does not, and released by
+    the next agent that resumes; `unknown`, since FireWorks' locks tell neither who has taken them nor when.
+    """
+
+    fw_id: int
+    name: str
+    value: Any
+    updated_on: datetime | None
+    holder: str
+    verdict: str

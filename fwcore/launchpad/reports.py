@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 from functools import partial
 from typing import Any, cast
 
@@ -12,7 +13,7 @@ from fwcore.growth import count_added
 from fwcore.launchpad.records import BATCH, Applied
 from fwcore.launchpad.session import Session, batches
 from fwcore.plan import Outcome, Plan, is_heartbeat, plan_heartbeats, plan_reports
-from fwcore.world import World
+from fwcore.world import World, Write
 from fwrunner.protocol import Report
 
 Document = dict[str, Any]
@@ -48,11 +49,21 @@ class Reports(Session):
             world = World(launches=launches)
             self._read_runs(world, {report.launch_id for report in beats})
             plan = plan_heartbeats(world, beats)
-            self._execute(plan.writes, "")
+            self._tell_of_life(plan.writes)
             result.extend(plan)
         if rest:
             result.extend(self._apply_locked(rest))
         return result
+
+    def _tell_of_life(self, writes: list[Write]) -> None:
+        """Make the writes of heartbeats, which need no lock, but the lease where there is one."""
+        if self._lease is None or not writes:
+            self._execute(writes, "")
+            return
+        self.keep_alive()
+        fence = self._in_force()
+        self._execute([replace(write, filter={**write.filter, **fence}) for write in writes], "")
+        self._check_lease()
 
     def _apply_locked(self, reports: list[Report]) -> Plan:
         launch_ids = list({report.launch_id for report in reports})

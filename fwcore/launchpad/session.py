@@ -9,7 +9,7 @@ from typing import Any
 
 import bson
 
-from fwcore.launchpad.journal import IsGone, encoded
+from fwcore.launchpad.journal import IsGone, encoded, session_of
 from fwcore.launchpad.reading import WHOLE
 from fwcore.launchpad.writing import Writing, merged
 from fwcore.plan import Plan
@@ -36,14 +36,16 @@ class Session(Writing):
         self._open.add(token)
         try:
             self._db.workflows.update_many(
-                {**members, "locked": {"$exists": False}}, {"$set": {"locked": token}}
+                {**members, "locked": {"$exists": False}, **self._in_force()},
+                {"$set": {"locked": token}},
             )
             for workflow in self._db.workflows.find(members, batch_size=WHOLE):
                 if workflow.get("locked") == token:
                     world.workflows.append(self._whole_workflow(workflow))
                 else:
-                    reason = f"the workflow is locked by {_holder_of(workflow.get('locked'))}"
+                    reason = f"the workflow is locked by {holder_of(workflow.get('locked'))}"
                     world.refused.update(dict.fromkeys(workflow["nodes"], reason))
+            self._check_in_force()
             yield token, world
         finally:
             if token not in self._half_done:
@@ -55,6 +57,8 @@ class Session(Writing):
 
     def _finish_own(self) -> None:
         """Finish what this session has begun and could not end, because the database was away."""
+        if self._open and self._lease is not None:
+            self._announce({})
         for token in sorted(self._open):
             try:
                 self._finish(token)
@@ -63,6 +67,10 @@ class Session(Writing):
                 self._open.add(token)
                 raise
             self._untold.pop(token, None)
+
+    def _new_fw_ids(self, count: int) -> range:
+        first = self._allocate("next_fw_id", count, self._in_force()) if count else 0
+        return range(first, first + count)
 
     def _planned(self, world: World, make: Callable[[], Plan]) -> Plan:
         """Return a plan, reading on as long as it asks for more."""
@@ -112,20 +120,23 @@ class Session(Writing):
         """
         with self._reaching():
             self._finish_own()
-            dead = self._dead_sessions(is_gone)
-            if not dead:
-                return 0
-            tokens = {name: self._tokens_of(session) for name, session in dead.items()}
-            for workflow in self._db.workflows.find({"locked": _OURS}, {"locked": 1}):
-                if (name := session_of(workflow["locked"])) in dead:
-                    tokens[name].add(workflow["locked"])
-            done = 0
-            for name in dead:
-                finished = [self._finish(token) for token in sorted(tokens[name])]
-                done += sum(finished)
-                if all(finished):
-                    self._settled(name)
-            return done
+            return self._make_whole(self._dead_sessions(is_gone))
+
+    def _make_whole(self, dead: Mapping[str, Mapping[str, Any]]) -> int:
+        """Finish or drop what dead sessions have begun; return how many batches."""
+        if not dead:
+            return 0
+        tokens = {name: self._tokens_of(session) for name, session in dead.items()}
+        for workflow in self._db.workflows.find({"locked": _OURS}, {"locked": 1}):
+            if (name := session_of(workflow["locked"])) in dead:
+                tokens[name].add(workflow["locked"])
+        done = 0
+        for name in dead:
+            finished = [self._finish(token) for token in sorted(tokens[name])]
+            done += sum(finished)
+            if all(finished):
+                self._settled(name)
+        return done
 
     def _finish(self, token: str) -> bool:
         """Make whole what a session that is over, or cut, has begun under a token.
@@ -164,15 +175,10 @@ def _outgrown(world: World, plan: Plan) -> set[int]:
     }
 
 
-def session_of(token: str) -> str:
-    """Return the session that a lock token names: fwagent:HOST:PID:SESSION:BATCH."""
-    parts = token.split(":")
-    return parts[-2] if len(parts) >= 5 else ""
-
-
-def _holder_of(locked: Any) -> str:
+def holder_of(locked: Any) -> str:
+    """Return who has put a value into ``locked``, for people."""
     if isinstance(locked, str) and locked.startswith("fwagent:"):
-        _, host, pid, *_ = locked.split(":")
+        _, host, pid, *_ = [*locked.split(":"), "?", "?"]
         return f"fwagent on {host} (process {pid})"
     return "FireWorks"
 

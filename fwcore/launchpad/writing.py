@@ -133,7 +133,7 @@ def _operation(write: Write) -> UpdateOne | UpdateMany:
 def _rebased(write: Write, firework: Document) -> Write:
     """Return a write for a Firework as it is now: its spec changes, its state only if it still fits."""
     changes = _viable(write.update["$set"], firework)
-    if firework["state"] != write.filter["state"]:
+    if firework["state"] != write.filter["state"] and not _overtakes(write, firework["state"]):
         changes = {key: value for key, value in changes.items() if key.startswith("spec")}
         changes["updated_on"] = write.update["$set"]["updated_on"]
     seen = {
@@ -142,6 +142,16 @@ def _rebased(write: Write, firework: Document) -> Write:
         "updated_on": firework.get("updated_on"),
     }
     return Write("fireworks", seen, {**write.update, "$set": changes})
+
+
+def _overtakes(write: Write, state: str) -> bool:
+    """Tell whether a Firework ends in spite of the state that somebody has given it since it was read.
+
+    What follows from its end is in the same batch: were it PAUSED all the same, its action would be applied
+    again when it is resumed. COMPLETED, and FIZZLED but for a defuse, nobody leaves without the lock.
+    """
+    ends = write.update["$set"].get("state")
+    return ends == "COMPLETED" or (ends == "FIZZLED" and state in ("PAUSED", "WAITING"))
 
 
 def _viable(changes: Mapping[str, Any], firework: Mapping[str, Any]) -> Document:

@@ -1,5 +1,6 @@
 """The LaunchPad on a real server: making one, adding workflows, looking, registered directories, leases."""
 
+import time
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime, timedelta
 
@@ -7,6 +8,7 @@ import pytest
 
 from fwcore.errors import InvalidWorkflow, NotInitialized
 from fwcore.launchpad import LaunchPad
+from fwcore.launchpad.journal import Fenced
 from tests.support.launchpads import TASKS, WORKER, Wire, add, report, reports, stage
 
 # ---------------------------------------------------------------------------------------- a new one
@@ -246,6 +248,75 @@ def test_many_want_the_lease_and_one_gets_it(db_uri, lp_name, lp) -> None:
         launchpad.close()
     assert len({(lease.owner, lease.epoch) for lease in leases}) == 1
     assert leases[0].epoch == 1
+
+
+def test_a_batch_needs_the_lease_and_prolongs_it(lp, db) -> None:
+    claims = stage(lp, add(lp, {"a": ""})["a"], add(lp, {"a": ""})["a"])
+    mine = lp.acquire_lease("w", "A", 1)
+    lp.serve(mine, 60)
+    lp.apply(reports(claims[:1]))
+    found, live = lp.lease("w")
+    assert live
+    assert found.expires_at - mine.expires_at > timedelta(seconds=50)
+
+    lp.release_lease(found)
+    lp.serve(found, 60)
+    with pytest.raises(Fenced) as why:
+        lp.apply(reports(claims[1:]))
+    assert "stopped for longer than it may be" in why.value.title
+    assert db.workflows.count_documents({"locked": {"$exists": True}}) == 0
+
+    lp.serve(lp.acquire_lease("w", "A", 60), 60)
+    assert len(lp.apply(reports(claims[1:])).applied) == 1
+    assert db.fwagent_sessions.count_documents({"dead": {"$exists": False}}) == 0
+
+
+def test_a_lock_is_not_taken_when_the_lease_has_ended_on_the_way(db_uri, lp_name, lp, db) -> None:
+    wire = Wire()
+    slow = LaunchPad.from_uri(db_uri, lp_name, event_listeners=[wire])
+    told = reports(stage(lp, add(lp, {"a": ""})["a"]))
+    slow.serve(slow.acquire_lease("w", "A", 60), 0.2)
+    locks: list[int] = []
+
+    def heir() -> None:
+        deadline = time.monotonic() + 10
+        while lp.acquire_lease("w", "B", 60).owner != "B":
+            assert time.monotonic() < deadline
+        wire.interrupt("find", "workflows", look)
+
+    def look() -> None:
+        locks.append(db.workflows.count_documents({"locked": {"$exists": True}}))
+
+    wire.interrupt("update", "workflows", heir)
+    with pytest.raises(Fenced):
+        slow.apply(told)
+    slow.close()
+    assert wire.interrupted
+    assert locks == [0]
+    assert len(lp.apply(told).applied) == 1
+
+
+def test_a_new_holder_makes_whole_what_the_last_one_has_begun(db_uri, lp_name, lp, db) -> None:
+    wire = Wire()
+    slow = LaunchPad.from_uri(db_uri, lp_name, event_listeners=[wire])
+    ids = add(lp, {"a": "b"})
+    told = reports(stage(lp, ids["a"]))
+    lease = slow.acquire_lease("w", "A", 60)
+    slow.serve(lease, 60)
+
+    def cut() -> None:
+        lp.release_lease(lease)
+        raise KeyboardInterrupt
+
+    wire.interrupt("update", "fireworks", cut)
+    with pytest.raises(KeyboardInterrupt):
+        slow.apply(told)
+    assert db.fwagent_journal.count_documents({}) == 1
+    assert lp.acquire_lease("w", "B", 60).owner == "B"
+    assert db.fireworks.find_one({"fw_id": ids["b"]})["state"] == "READY"
+    assert db.workflows.count_documents({"locked": {"$exists": True}}) == 0
+    assert db.fwagent_journal.count_documents({"void": {"$exists": False}}) == 0
+    slow.close()
 
 
 def test_nobody_is_asked_to_work_for_nothing(db_uri, lp_name, lp) -> None:

@@ -12,6 +12,7 @@ from pymongo.monitoring import (
 
 from fwcore.launchpad import LaunchPad
 from fwcore.launchpad import reports as module
+from fwrunner.protocol import utcnow
 from tests.support.launchpads import TASKS, WORKER, Wire, add, report, reports, stage
 
 
@@ -215,6 +216,39 @@ def test_what_many_reports_need_besides_is_read_at_once(slow, wire, lp):
     assert counts[1] == counts[0]
 
 
+@pytest.mark.parametrize(
+    ("flipped", "state"),
+    [
+        *(("PAUSED", state) for state in ("COMPLETED", "FIZZLED")),
+        *(("WAITING", state) for state in ("COMPLETED", "FIZZLED")),
+        ("DEFUSED", "COMPLETED"),
+    ],
+)
+def test_a_pause_that_arrives_while_the_end_is_written_is_overtaken(
+    slow, wire, lp, db, flipped, state
+) -> None:
+    """What follows from the end is written too: PAUSED all the same, a resume would apply the action again."""
+    ids = add(lp, {"a": "b"}, {"b": {"log": [], "_allow_fizzled_parents": True}})
+    [claim] = stage(lp, ids["a"])
+    flip = {"$set": {"state": flipped, "updated_on": utcnow()}}
+    wire.interrupt("update", "launches", lambda: db.fireworks.update_one({"fw_id": ids["a"]}, flip))
+    result = slow.apply([report(claim, state, mod_spec=[{"_push": {"log": 1}}])])
+    assert result.released == [ids["b"]]
+    parent, child = (db.fireworks.find_one({"fw_id": ids[name]}) for name in "ab")
+    assert (parent["state"], child["state"]) == (state, "READY")
+    assert child["spec"]["log"] == ([1] if state == "COMPLETED" else [])
+    assert db.workflows.find_one()["fw_states"] == {str(ids["a"]): state, str(ids["b"]): "READY"}
+
+
+def test_a_defuse_of_what_has_just_failed_stays(slow, wire, lp, db) -> None:
+    ids = add(lp, {"a": ""})
+    [claim] = stage(lp, ids["a"])
+    flip = {"$set": {"state": "DEFUSED", "updated_on": utcnow()}}
+    wire.interrupt("update", "launches", lambda: db.fireworks.update_one({"fw_id": ids["a"]}, flip))
+    slow.apply([report(claim, "FIZZLED")])
+    assert db.fireworks.find_one({"fw_id": ids["a"]})["state"] == "DEFUSED"
+
+
 @pytest.mark.parametrize("flipped", ["DEFUSED", "PAUSED", "ARCHIVED"])
 def test_a_child_that_is_held_in_between_stays_held(slow, wire, lp, db, flipped) -> None:
     """`lpad defuse_fws` flips without the lock, then waits for it to tell the workflow."""
@@ -230,19 +264,6 @@ def test_a_child_that_is_held_in_between_stays_held(slow, wire, lp, db, flipped)
     assert found[ids["b"]]["state"] == flipped
     assert found[ids["c"]]["state"] == "READY"
     assert found[ids["b"]]["spec"]["x"] == 1
-
-
-def test_a_firework_that_is_held_in_between_stays_held(slow, wire, lp, db) -> None:
-    ids = add(lp, {"a": "b"})
-    [claim] = stage(lp, ids["a"])
-    wire.interrupt(
-        "update",
-        "launches",
-        lambda: db.fireworks.update_one({"fw_id": ids["a"]}, {"$set": {"state": "DEFUSED"}}),
-    )
-    slow.apply([report(claim)])
-    assert db.fireworks.find_one({"fw_id": ids["a"]})["state"] == "DEFUSED"
-    assert db.launches.find_one()["state"] == "COMPLETED"
 
 
 def test_a_spec_that_is_changed_in_between_keeps_both_changes(slow, wire, lp, db) -> None:

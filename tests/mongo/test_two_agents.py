@@ -16,7 +16,7 @@ from tests.support.fireworks import REPOSITORY
 from tests.support.launchpads import TASKS, add, reports, stage
 
 WORKFLOWS = 12
-ROUNDS = 5
+ROUNDS = 20
 
 # Reads one job a line; says what came of it in one line.
 AGENT = """

@@ -27,6 +27,7 @@ class FakeLaunchPad:
     def __init__(self):
         self.down = False
         self.held = None
+        self.locked = []
         self.closed = False
 
     def _answer(self, value):
@@ -45,6 +46,9 @@ class FakeLaunchPad:
 
     def active_count(self, worker):
         return self._answer({"RESERVED": 2, "RUNNING": 1})
+
+    def locks(self, fw_ids=None, is_gone=None):
+        return self._answer(self.locked)
 
     def close(self):
         self.closed = True
@@ -100,6 +104,7 @@ def test_nothing_has_ever_run(config, launchpad):
         "fireworks": {"READY": 3, "COMPLETED": 12, "FIZZLED": 1},
         "launches": {"open": 3, "RESERVED": 2, "RUNNING": 1},
         "backlog": {"reports": 0, "oldest_seconds": None},
+        "locks": [],
         "counts": {"passes": 0, "applied": 0, "submitted": 0, "deferred": 0},
         "last_error": {"title": None, "on": None},
     }
