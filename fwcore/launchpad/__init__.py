@@ -21,6 +21,7 @@ from typing import Any
 from pymongo.database import Database
 
 from fwcore.errors import FwagentError
+from fwcore.launchpad.changes import Changing
 from fwcore.launchpad.claims import Claims
 from fwcore.launchpad.connection import connect, own_address
 from fwcore.launchpad.intake import Intake
@@ -33,7 +34,7 @@ from fwrunner.protocol import utcnow
 Document = dict[str, Any]
 
 
-class LaunchPad(Intake, Claims, Reports, Queries, Own):
+class LaunchPad(Intake, Claims, Reports, Changing, Queries, Own):
     """A FireWorks database.
 
     All methods raise DatabaseUnreachable when MongoDB does not answer and DatabaseRefused when it says
