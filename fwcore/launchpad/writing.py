@@ -11,6 +11,7 @@ from pymongo.errors import BulkWriteError
 
 from fwcore.launchpad.journal import Fenced, Journal, encoded
 from fwcore.launchpad.reading import Reading
+from fwcore.states import ACTIVE
 from fwcore.world import Write
 
 Document = dict[str, Any]
@@ -91,10 +92,19 @@ def _operation(write: Write) -> UpdateOne | UpdateMany:
 
 
 def _rebased(write: Write, firework: Document) -> Write:
-    """Return a write for a Firework as it is now: its spec changes, its state only if it still fits."""
+    """Return a write for a Firework as it is now.
+
+    Its spec changes and launches are archived in any case, its state changes only if it still is as it was
+    seen: a Firework that is paused while it is rerun is then a rerun one that is paused.
+    """
     changes = _viable(write.update["$set"], firework)
-    if firework["state"] != write.filter["state"]:
-        changes = {key: value for key, value in changes.items() if key.startswith("spec")}
+    if _set_back(write, firework):
+        changes.update(_archiving(firework["launches"], firework))
+    elif "archived_launches" in changes:
+        changes.update(_archiving(changes["archived_launches"], firework))
+    if firework["state"] != write.filter["state"] and not _set_back(write, firework):
+        kept = ("spec", "launches", "archived_launches")
+        changes = {key: value for key, value in changes.items() if key.startswith(kept)}
         changes["updated_on"] = write.update["$set"]["updated_on"]
     seen = {
         "fw_id": firework["fw_id"],
@@ -102,6 +112,26 @@ def _rebased(write: Write, firework: Document) -> Write:
         "updated_on": firework.get("updated_on"),
     }
     return Write("fireworks", seen, {**write.update, "$set": changes})
+
+
+def _set_back(write: Write, firework: Document) -> bool:
+    """Tell whether a Firework that was to wait, or to be defused, has been started in between.
+
+    `rlaunch` has picked it, or `lpad recover_offline` says RUNNING of each run it looks at. What is to follow a
+    rerun, or is given up, must not run on.
+    """
+    to_be = write.update["$set"].get("state") in {"WAITING", "DEFUSED"}
+    rerun = write.filter["state"] == "READY" or "archived_launches" in write.update["$set"]
+    return to_be and rerun and firework["state"] in ACTIVE
+
+
+def _archiving(archived: list[int], firework: Document) -> Document:
+    """Return the launches of a Firework as it is now, of which some are to be archived."""
+    before = firework["archived_launches"]
+    return {
+        "launches": [number for number in firework["launches"] if number not in archived],
+        "archived_launches": [*before, *(number for number in archived if number not in before)],
+    }
 
 
 def _viable(changes: Mapping[str, Any], firework: Mapping[str, Any]) -> Document:
