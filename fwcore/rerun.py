@@ -243,7 +243,7 @@ class _Batch:
         pending = [fw_id]
         while pending:
             for child in self.draft.flow(fw_id).children(pending.pop()):
-                if child in seen or self.draft.firework(child)["state"] == "WAITING":
+                if child in seen or _just_waits(self.draft.firework(child)):
                     continue
                 seen.add(child)
                 if self.draft.firework(child)["state"] in HELD:
@@ -291,6 +291,14 @@ class _Batch:
             if flow.state(fw_id) != "WAITING":
                 pending.extend(flow.children(fw_id))
         self.draft.foresee(found, ())
+
+
+def _just_waits(firework: Document) -> bool:
+    """Tell whether a Firework has nothing to be reset.
+
+    One that `lpad resume_fws` has just let go waits until that has refreshed it, and may count on a launch.
+    """
+    return firework["state"] == "WAITING" and not firework["launches"]
 
 
 def _without_recovery(firework: Document) -> Document:

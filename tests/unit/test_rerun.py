@@ -236,6 +236,19 @@ def test_what_is_below_a_held_child_goes_back_too(memory) -> None:
     assert memory.states(ids) == {"a": "READY", "b": "DEFUSED", "c": "WAITING"}
 
 
+def test_a_child_that_is_being_resumed_does_not_keep_its_launch(memory) -> None:
+    """`lpad resume_fws` makes a Firework WAITING, then waits for the lock to derive its state."""
+    ids = memory.add({"a": "b"})
+    memory.complete(ids["a"])
+    launch = memory.reserve(ids["b"])
+    memory.firework(ids["b"])["state"] = "WAITING"
+    memory.workflow(ids["b"])["fw_states"][str(ids["b"])] = "PAUSED"
+    memory.rerun(ids["a"])
+    assert memory.states(ids) == {"a": "READY", "b": "WAITING"}
+    assert launches(memory, ids["b"]) == ([], [launch])
+    assert memory.offline_run(launch)["deprecated"] is True
+
+
 def test_a_held_child_that_is_named_too_is_taken_up_again(memory) -> None:
     ids = memory.add({"a": "b"})
     memory.complete(ids["a"])
