@@ -356,6 +356,27 @@ def test_the_launch_to_go_on_from_must_be_an_active_one(memory) -> None:
     }
 
 
+def test_of_several_active_launches_it_goes_on_from_the_last(memory) -> None:
+    """A Firework that looks for duplicates may have several."""
+    ids = memory.add({"a": "", "b": ""})
+    first, last = failed(memory, ids["a"]), failed(memory, ids["b"])
+    memory.firework(ids["a"])["launches"].append(last)
+    memory.rerun(ids["a"], recovery=Recovery())
+    assert memory.firework(ids["a"])["spec"]["_recovery"]["_launch_id"] == last
+    assert launches(memory, ids["a"]) == ([], [first, last])
+
+
+def test_a_duplicate_below_goes_on_from_the_checkpoint_too(memory) -> None:
+    ids = memory.add({"a": "b"}, {"a": FINDER, "b": {**FINDER, **TOLERANT}})
+    launch = failed(memory, ids["a"])
+    memory.firework(ids["b"])["launches"].append(launch)
+    memory.set_state(ids["b"], "FIZZLED")
+    memory.rerun(ids["a"], recovery=Recovery())
+    assert memory.states(ids) == {"a": "READY", "b": "WAITING"}
+    for fw_id in ids.values():
+        assert memory.firework(fw_id)["spec"]["_recovery"]["_launch_id"] == launch
+
+
 def test_a_checkpoint_that_does_not_fit_is_told(memory) -> None:
     ids = memory.add({"a": ""})
     failed(memory, ids["a"])
