@@ -59,11 +59,14 @@ class Changed:
     released: list[int] = field(default_factory=list)
 
     def extend(self, other: Changes) -> None:
-        """Take over the outcomes of another batch; what an earlier one has done was not skipped."""
+        """Take over the outcomes of a later batch; what an earlier one has done was not skipped."""
         done = {change.fw_id for change in self.changed}
+        again = {change.fw_id for change in other.changed}
+        self.changed = [change for change in self.changed if change.fw_id not in again]
         self.changed += other.changed
         self.skipped += [change for change in other.skipped if change.fw_id not in done]
         self.deferred += other.deferred
+        self.released = [fw_id for fw_id in self.released if fw_id not in again]
         self.released += other.released
 
 
