@@ -37,6 +37,7 @@ class Draft:
         self._fireworks: dict[int, Document] = {}
         self._launches: dict[int, Document] = {}
         self._runs: dict[int, Document] = {}
+        self._retired: dict[int, None] = {}
         self._flows = [Flow(workflow) for workflow in world.workflows]
         self._flow_of = {node: flow for flow in self._flows for node in flow.nodes}
         self._new_ids = iter(world.new_ids)
@@ -58,6 +59,17 @@ class Draft:
         if fw_id not in self._flow_of:
             raise Ignore(f"no workflow holds Firework {fw_id}")
         return self._flow_of[fw_id]
+
+    def holds(self, fw_id: int) -> bool:
+        """Tell whether a Firework is in one of the locked workflows."""
+        return fw_id in self._flow_of
+
+    def foresee(self, fw_ids: Iterable[int], launch_ids: Iterable[int]) -> None:
+        """Ask at once for what will be looked at: Fireworks, and all the owners of launches."""
+        fireworks = set(fw_ids) - self.world.fireworks.keys() - self.world.gone.fireworks
+        owners = set(launch_ids) - self.world.owners.keys()
+        if fireworks or owners:
+            raise Missing(fireworks=fireworks, owners=owners)
 
     def firework(self, fw_id: int) -> Document:
         """Return a Firework as it will be."""
@@ -96,6 +108,10 @@ class Draft:
         if any(run[key] != value for run in runs for key, value in fields.items()):
             self._runs[launch_id] = fields
             self.changes += 1
+
+    def retire_runs(self, launch_id: int) -> None:
+        """Retire the open offline runs of a launch that no Firework counts on any more."""
+        self._retired[launch_id] = None
 
     def mirror_state(self, fw_id: int, state: str) -> None:
         """Bring a workflow's copy of a Firework's state up to date."""
@@ -365,14 +381,18 @@ class Draft:
         return self.world.tolerant[fw_id]
 
     def _run_writes(self) -> list[Write]:
+        # The open runs need not have been read: one that is opened meanwhile is met all the same.
+        is_open = {"completed": False, "deprecated": False}
+        changes = [({"launch_id": launch_id}, fields) for launch_id, fields in self._runs.items()]
+        changes += [({"launch_id": n, **is_open}, {"deprecated": True}) for n in self._retired]
         return [
             Write(
                 "offline_runs",
-                {"launch_id": launch_id},
+                seen,
                 {"$set": {**fields, "updated_on": iso(self.now)}},
                 many=True,
             )
-            for launch_id, fields in self._runs.items()
+            for seen, fields in changes
         ]
 
 

@@ -28,5 +28,9 @@ class InvalidWorkflow(FwagentError):
     """A workflow that FireWorks could not load; nothing of it was stored."""
 
 
+class InvalidRecovery(FwagentError):
+    """A way of going on from a checkpoint that there is not; nothing was changed."""
+
+
 class InvalidSettings(FwagentError):
     """A ``my_launchpad.yaml``, a ``my_fworker.yaml`` or a database URI that cannot be used."""

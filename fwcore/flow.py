@@ -8,7 +8,7 @@ from typing import Any
 
 from fwcore.diff import update_between
 from fwcore.documents import milliseconds
-from fwcore.states import workflow_state
+from fwcore.states import HELD, workflow_state
 
 Document = dict[str, Any]
 
@@ -22,6 +22,7 @@ class Flow:
         self._links: dict[str, list[int]] = document["links"]
         self._parents: dict[str, list[int]] = document.get("parent_links", {})
         self._nodes: list[int] = document["nodes"]
+        self._dated = False
 
     @property
     def nodes(self) -> list[int]:
@@ -55,6 +56,8 @@ class Flow:
         """Set the copy of a Firework's state; return whether it was another one."""
         changed = self._states.get(str(fw_id)) != state
         self._states[str(fw_id)] = state
+        # FireWorks' refresh of a held Firework ends before it dates the workflow.
+        self._dated |= state not in HELD
         return changed
 
     def add(self, links: Mapping[int, list[int]], parents: Iterable[int], roots: list[int]) -> None:
@@ -84,9 +87,10 @@ class Flow:
             "nodes": self._nodes,
             "links": self._links,
             "fw_states": self._states,
-            "updated_on": milliseconds(now),
             "state": workflow_state(self._states, self._links, tolerates),
         }
+        if self._dated:
+            new["updated_on"] = milliseconds(now)
         if "parent_links" in self._old or self._parents:
             new["parent_links"] = self._parents
         return update_between(self._old, new)

@@ -195,7 +195,8 @@ def _cancel(draft: Draft, launch_id: int) -> None:
     for fw_id in owners:
         draft.flow(fw_id)
     history = [*launch["state_history"], {"state": "READY", "created_on": iso(draft.now)}]
-    draft.change_launch(launch_id, state="READY", state_history=history)
+    times = histories.derived_times(history, draft.now)
+    draft.change_launch(launch_id, state="READY", state_history=history, **times)
     for fw_id in owners:
         firework = draft.firework(fw_id)
         if firework["state"] != "RESERVED":

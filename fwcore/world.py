@@ -12,12 +12,14 @@ Document = dict[str, Any]
 class Missing(Exception):
     """A rule needs what was not read: whole ``fireworks``, ``launches``, or only ``flags`` of them.
 
-    ``new_ids`` is how many more ids for new Fireworks are needed.
+    ``owners`` are launches of which all the Fireworks that list them are to be found; ``new_ids`` is how
+    many more ids for new Fireworks are needed.
     """
 
     fireworks: set[int] = field(default_factory=set)
     launches: set[int] = field(default_factory=set)
     flags: set[int] = field(default_factory=set)
+    owners: set[int] = field(default_factory=set)
     new_ids: int = 0
 
     def __bool__(self) -> bool:
@@ -40,7 +42,8 @@ class World:
     read whole whether they have ``_allow_fizzled_parents``; ``refused`` tells for a Firework whose
     workflow is not locked by us the reason; ``gone`` is what was looked for and does not exist;
     ``new_ids`` are ids that nobody else will use, for Fireworks that actions add; ``full`` are Fireworks
-    whose spec cannot grow by what the batch would add to it.
+    whose spec cannot grow by what the batch would add to it; ``owners`` tells of launches all the
+    Fireworks that list them, also those whose workflow is not locked.
     """
 
     workflows: list[Document] = field(default_factory=list)
@@ -52,6 +55,7 @@ class World:
     gone: Missing = field(default_factory=Missing)
     new_ids: list[int] = field(default_factory=list)
     full: set[int] = field(default_factory=set)
+    owners: dict[int, list[int]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

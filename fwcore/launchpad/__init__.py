@@ -21,6 +21,7 @@ from typing import Any
 from pymongo.database import Database
 
 from fwcore.errors import FwagentError
+from fwcore.launchpad.changes import Changing
 from fwcore.launchpad.claims import Claims
 from fwcore.launchpad.connection import connect, own_address
 from fwcore.launchpad.intake import Intake
@@ -34,7 +35,7 @@ from fwrunner.protocol import utcnow
 Document = dict[str, Any]
 
 
-class LaunchPad(Intake, Claims, Reports, Queries, Locks, Own):
+class LaunchPad(Intake, Claims, Reports, Changing, Queries, Locks, Own):
     """A FireWorks database.
 
     All methods raise DatabaseUnreachable when MongoDB does not answer and DatabaseRefused when it says

@@ -37,6 +37,16 @@ class Reading(Connected):
         cursor = self._db.fireworks.find(query, {"fw_id": 1}, batch_size=WHOLE)
         return [firework["fw_id"] for firework in cursor]
 
+    def _all_owners(self, launch_ids: Iterable[int]) -> dict[int, list[int]]:
+        """Return {launch_id: the Fireworks that list it}."""
+        found: dict[int, list[int]] = {launch_id: [] for launch_id in launch_ids}
+        query = {"launches": {"$in": list(found)}}
+        wanted = {"fw_id": 1, "launches": 1}
+        for firework in self._db.fireworks.find(query, wanted, batch_size=WHOLE):
+            for launch_id in found.keys() & set(firework["launches"]):
+                found[launch_id].append(firework["fw_id"])
+        return found
+
     def _whole_workflow(self, workflow: Document) -> Document:
         """Return a workflow with the fields that old versions of FireWorks did not store."""
         missing: Document = {}
@@ -89,6 +99,8 @@ class Reading(Connected):
         listed = {number for firework in fireworks.values() for number in firework["launches"]}
         wanted = (missing.launches | listed) - set(world.launches)
         world.launches.update(self._by_id("launches", "launch_id", wanted))
+        if missing.owners:
+            world.owners.update(self._all_owners(missing.owners))
         if missing.flags:
             query = {"fw_id": {"$in": list(missing.flags)}}
             world.tolerant.update(dict.fromkeys(missing.flags, False))

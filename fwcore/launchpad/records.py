@@ -8,6 +8,7 @@ from datetime import datetime
 from typing import Any
 
 from fwcore.plan import Outcome, Plan
+from fwcore.rerun import Change, Changes
 
 Document = dict[str, Any]
 
@@ -46,6 +47,35 @@ class Applied:
         self.deferred += other.deferred
         self.ignored += other.ignored
         self.released += other.released
+
+
+@dataclass
+class Changed:
+    """What became of Fireworks that were to be rerun or defused; the lists are those of Changes."""
+
+    changed: list[Change] = field(default_factory=list)
+    skipped: list[Change] = field(default_factory=list)
+    deferred: list[Change] = field(default_factory=list)
+    released: list[int] = field(default_factory=list)
+
+    def extend(self, other: Changes) -> None:
+        """Take over the outcomes of a later batch; what an earlier one has done was not skipped."""
+        done = {change.fw_id for change in self.changed}
+        again = {change.fw_id for change in other.changed}
+        self.changed = [change for change in self.changed if change.fw_id not in again]
+        self.changed += other.changed
+        self.skipped += [change for change in other.skipped if change.fw_id not in done]
+        self.deferred += other.deferred
+        self.released = [fw_id for fw_id in self.released if fw_id not in again]
+        self.released += other.released
+
+
+@dataclass(frozen=True)
+class Forgotten:
+    """An offline run that was retired: nobody looks for its report any more."""
+
+    fw_id: int
+    launch_id: int
 
 
 @dataclass(frozen=True)

@@ -5,19 +5,27 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
 import bson
 
 from fwcore.launchpad.journal import IsGone, encoded, session_of
 from fwcore.launchpad.reading import WHOLE
 from fwcore.launchpad.writing import Writing, merged
-from fwcore.plan import Plan
-from fwcore.world import Missing, World
+from fwcore.world import Missing, World, Write
 
 _OURS = re.compile("^fwagent:")
 #: Bytes of the largest document, less some for what else changes in it.
 _FULL = 16 * 1024 * 1024 - 64 * 1024
+
+
+class Planned(Protocol):
+    """A plan, whatever else it tells."""
+
+    writes: list[Write]
+
+
+_Plan = TypeVar("_Plan", bound=Planned)
 
 
 class Session(Writing):
@@ -72,7 +80,7 @@ class Session(Writing):
         first = self._allocate("next_fw_id", count, self._in_force()) if count else 0
         return range(first, first + count)
 
-    def _planned(self, world: World, make: Callable[[], Plan]) -> Plan:
+    def _planned(self, world: World, make: Callable[[], _Plan]) -> _Plan:
         """Return a plan, reading on as long as it asks for more."""
         while True:
             try:
@@ -88,7 +96,7 @@ class Session(Writing):
                 return plan
             world.full |= full
 
-    def _commit(self, plan: Plan, token: str) -> None:
+    def _commit(self, plan: Planned, token: str) -> None:
         """Carry out a plan under the locks of ``token``; the write of a workflow releases its lock."""
         if not plan.writes:
             return
@@ -162,7 +170,7 @@ class Session(Writing):
         raise NotImplementedError
 
 
-def _outgrown(world: World, plan: Plan) -> set[int]:
+def _outgrown(world: World, plan: Planned) -> set[int]:
     """Return the Fireworks that a plan would let outgrow a document."""
     changed = [
         write for write in plan.writes if write.collection == "fireworks" and not write.upsert

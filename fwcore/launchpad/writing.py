@@ -13,6 +13,7 @@ from pymongo.errors import BulkWriteError
 
 from fwcore.launchpad.journal import Fenced, Journal, encoded
 from fwcore.launchpad.reading import Reading
+from fwcore.states import ACTIVE
 from fwcore.world import Write
 
 Document = dict[str, Any]
@@ -131,10 +132,20 @@ def _operation(write: Write) -> UpdateOne | UpdateMany:
 
 
 def _rebased(write: Write, firework: Document) -> Write:
-    """Return a write for a Firework as it is now: its spec changes, its state only if it still fits."""
+    """Return a write for a Firework as it is now.
+
+    Its spec changes and launches are archived in any case, its state changes only if it still is as it was
+    seen: a Firework that is paused while it is rerun is then a rerun one that is paused.
+    """
     changes = _viable(write.update["$set"], firework)
-    if firework["state"] != write.filter["state"] and not _overtakes(write, firework["state"]):
-        changes = {key: value for key, value in changes.items() if key.startswith("spec")}
+    archives = "archived_launches" in changes
+    if _set_back(write, firework):
+        changes.update(_archiving(firework["launches"], firework))
+    elif archives:
+        changes.update(_archiving(changes["archived_launches"], firework))
+    if firework["state"] != write.filter["state"] and not _holds(write, firework):
+        kept = ("spec", "launches", "archived_launches") if archives else "spec"
+        changes = {key: value for key, value in changes.items() if key.startswith(kept)}
         changes["updated_on"] = write.update["$set"]["updated_on"]
     seen = {
         "fw_id": firework["fw_id"],
@@ -142,6 +153,11 @@ def _rebased(write: Write, firework: Document) -> Write:
         "updated_on": firework.get("updated_on"),
     }
     return Write("fireworks", seen, {**write.update, "$set": changes})
+
+
+def _holds(write: Write, firework: Document) -> bool:
+    """Tell whether a Firework gets its new state in spite of the one that somebody has given it since."""
+    return _overtakes(write, firework["state"]) or _set_back(write, firework)
 
 
 def _overtakes(write: Write, state: str) -> bool:
@@ -152,6 +168,26 @@ def _overtakes(write: Write, state: str) -> bool:
     """
     ends = write.update["$set"].get("state")
     return ends == "COMPLETED" or (ends == "FIZZLED" and state in ("PAUSED", "WAITING"))
+
+
+def _set_back(write: Write, firework: Document) -> bool:
+    """Tell whether a Firework that was to wait, or to be defused, has been started in between.
+
+    `rlaunch` has picked it, or `lpad recover_offline` says RUNNING of each run it looks at. What is to follow a
+    rerun, or is given up, must not run on.
+    """
+    to_be = write.update["$set"].get("state") in {"WAITING", "DEFUSED"}
+    rerun = write.filter["state"] == "READY" or "archived_launches" in write.update["$set"]
+    return to_be and rerun and firework["state"] in ACTIVE
+
+
+def _archiving(archived: list[int], firework: Document) -> Document:
+    """Return the launches of a Firework as it is now, of which some are to be archived."""
+    before = firework["archived_launches"]
+    return {
+        "launches": [number for number in firework["launches"] if number not in archived],
+        "archived_launches": [*before, *(number for number in archived if number not in before)],
+    }
 
 
 def _viable(changes: Mapping[str, Any], firework: Mapping[str, Any]) -> Document:

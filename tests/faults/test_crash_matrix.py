@@ -30,7 +30,7 @@ from tests.support.batches import (
 from tests.support.fireworks import REPOSITORY
 from tests.support.mongod import Client
 
-# Applies reports and strikes itself with a signal at the given command of the batch.
+# Applies reports, claims, or changes Fireworks, and strikes itself with a signal at the given command of the batch.
 VICTIM = """
 import json, os, signal, sys
 from datetime import datetime
@@ -59,7 +59,9 @@ now = datetime.fromisoformat(job["now"])
 lp = LaunchPad.from_uri(job["uri"], job["name"], event_listeners=[Killer()])
 lp._clock = lambda: now
 try:
-    if job["reports"]:
+    if job["call"]:
+        getattr(lp, job["call"])(job["fw_ids"])
+    elif job["reports"]:
         lp.apply(Report(*fields) for fields in job["reports"])
     else:
         lp.claim(Worker("w"), 10)
@@ -75,11 +77,21 @@ def staged(db_uri: str, db_name: str, mongo_client: Client) -> Staged:
 
 
 def strike(
-    uri: str, name: str, told: list[Report], at: int, when: str, number: int
+    uri: str,
+    name: str,
+    told: list[Report],
+    at: int,
+    when: str,
+    number: int,
+    change: tuple[str, list[int]] = ("", []),
 ) -> subprocess.Popen[bytes]:
-    """Start a process that applies the reports and gets a signal at a command; wait for it to have it."""
+    """Start a process that applies the reports and gets a signal at a command; wait for it to have it.
+
+    Without reports it claims, or does a ``change``, a method of the LaunchPad and the Fireworks for it.
+    """
     job = {"uri": uri, "name": name, "now": NOW.isoformat(), "at": at, "when": when}
     job |= {"signal": number, "reports": [list(report) for report in told]}
+    job |= {"call": change[0], "fw_ids": change[1]}
     victim = subprocess.Popen([sys.executable, "-c", VICTIM, json.dumps(job)], cwd=REPOSITORY)
     # A stopped child is reported by WUNTRACED, a killed one left for `wait`.
     os.waitid(os.P_PID, victim.pid, os.WSTOPPED | os.WEXITED | os.WNOWAIT)
@@ -148,3 +160,40 @@ def test_a_claim_that_is_cut_is_undone(
             assert victim.wait(timeout=60) in (0, 3, -signal.SIGKILL), where
             assert_claimed_once(database, [claim.launch_id for claim in claims], where)
             heir.close()
+
+
+@pytest.mark.parametrize("call", ["rerun", "defuse"])
+def test_a_change_that_is_cut_is_finished(
+    db_uri: str, db_name: str, mongo_client: Client, staged: Staged, call: str
+) -> None:
+    """Two have ended, with children that go back; one has a job in the queue whose run is to be retired."""
+    told, _ = staged
+    setting_up = connected(db_uri, db_name)
+    setting_up.apply(told[:2])
+    setting_up.claim(Worker("w"), 1)
+    setting_up.close()
+    before = saved(mongo_client, db_name)
+    count = Count()
+    uninterrupted = connected(db_uri, db_name, count)
+    fw_ids = [report.fw_id for report in told if report.fw_id]
+    result = getattr(uninterrupted, call)(fw_ids)
+    assert len(result.changed) > len(fw_ids) == len(WORKFLOWS), result
+    expected = outcome(mongo_client, db_name)
+    assert mongo_client[db_name].offline_runs.count_documents({"deprecated": True}) == 2
+    commands = list(count.commands)
+    uninterrupted.close()
+
+    # Nothing happens between the reply to a command and the next one, so one cut stands for both.
+    for at in range(1, len(commands) + 1):
+        where = f"{call} cut after command {at}, {commands[at - 1]}"
+        restore(mongo_client, db_name, before)
+        victim = strike(db_uri, db_name, [], at, "after", signal.SIGKILL, (call, fw_ids))
+        assert victim.wait(timeout=60) == -signal.SIGKILL, where
+        heir = connected(db_uri, db_name)
+        heir.resume(is_gone=lambda _host, _pid: True)
+        if outcome(mongo_client, db_name) != expected:
+            assert saved(mongo_client, db_name) == before, f"{where}: part of it was done"
+            getattr(heir, call)(fw_ids)
+        assert outcome(mongo_client, db_name) == expected, where
+        assert_nothing_is_left(mongo_client, db_name)
+        heir.close()

@@ -161,6 +161,111 @@ DIFFERENCES = (
     ),
 )
 
+#: The same for `lpad rerun_fws`, `defuse_fws`, `forget_offline` and cancelled reservations.
+DIFFERENCES_OF_CHANGES = (
+    Difference(
+        "runs of archived launches",
+        r"offline_runs\.deprecated",
+        r"False",
+        r"True",
+        "The open offline run of a launch that is archived is retired: its report is not listened to any more. "
+        "FireWorks leaves it open, so that `lpad recover_offline` undoes a defuse, and applies the action of a newer "
+        "launch at every call (W11, W30, W38).",
+        r"(rerun|recover|defuse|cancel) .*|cancel",
+    ),
+    Difference(
+        "time of retiring",
+        r"offline_runs\.updated_on",
+        r"text \d.*",
+        r"text now",
+        "A run that is retired is dated.",
+        r"(rerun|recover|defuse|cancel) .*|cancel",
+    ),
+    Difference(
+        "a held child stays held",
+        r"(fireworks\.state|workflows\.fw_states\.\d+)",
+        r"'WAITING'",
+        r"'(PAUSED|DEFUSED)'",
+        "A Firework that somebody has paused or defused stays so when one above it is rerun; its launches are "
+        "archived, so that it starts anew when it is let go. FireWorks takes it out of that state (W34).",
+        r"rerun the parent of (a defused one|one paused).*|defuse several, children first",
+    ),
+    Difference(
+        "the workflow of a held child",
+        r"workflows\.state",
+        r"'READY'",
+        r"'(PAUSED|DEFUSED)'",
+        "The state of the workflow follows from that.",
+        r"rerun the parent of (a defused one|one paused).*",
+    ),
+    Difference(
+        "a held child keeps its date",
+        r"fireworks\.updated_on",
+        r"text now",
+        r"date \d.*",
+        "What stays as it is keeps its updated_on.",
+        r"rerun the parent of a defused one",
+    ),
+    Difference(
+        "date of a child that is defused first",
+        r"fireworks\.updated_on",
+        r"text now",
+        r"date now",
+        "It was defused, as FireWorks dates it, and stays so.",
+        r"defuse several, children first",
+    ),
+    Difference(
+        "a child starts anew",
+        r"fireworks\.spec\._recovery",
+        r"\{.*",
+        r"absent",
+        "A Firework that is rerun because one above it is gets new input, so it starts from its beginning. FireWorks "
+        "lets it go on from the checkpoint of its last recovery.",
+        r"rerun the parent of one that had gone on from a checkpoint",
+    ),
+    Difference(
+        "a skipped Firework is left as it is: rerun",
+        r"fireworks\.spec\._recovery",
+        r"absent",
+        r"\{.*",
+        "What is DEFUSED is not rerun, and not changed. FireWorks says that it cannot rerun it, and removes _recovery.",
+        r"rerun what is DEFUSED and.*",
+    ),
+    Difference(
+        "a skipped Firework is left as it is: recovery",
+        r"fireworks\.spec\._recovery",
+        r"\{.*",
+        r"absent",
+        "What is DEFUSED is not rerun, and not changed. FireWorks says that it cannot rerun it, and sets _recovery.",
+        r"recover what is DEFUSED",
+    ),
+    Difference(
+        "defused twice",
+        r"fireworks\.updated_on",
+        r"date now",
+        r"date \d.*",
+        "What is DEFUSED already is not written.",
+        r"defuse what is DEFUSED",
+    ),
+    Difference(
+        "a cancelled reservation goes on from its checkpoint",
+        r"fireworks\.spec\._recovery",
+        r"absent",
+        r"\{.*",
+        "A Firework that was to go on from a checkpoint still does after its reservation was taken back. FireWorks "
+        "forgets about it.",
+        r"cancel what was to go on from a checkpoint",
+    ),
+    Difference(
+        "time in the queue",
+        r"launches\.reservedtime_secs",
+        r"number",
+        r"number",
+        "Until the reservation was taken back.",
+        r"cancel.*",
+    ),
+)
+
 
 @dataclass(frozen=True)
 class Found:
@@ -192,9 +297,11 @@ def differences(theirs: Any, ours: Any, path: str, label: Label) -> Iterator[Fou
         yield Found(path, kind(theirs, label), kind(ours, label))
 
 
-def explanation(found: Found, where: str) -> Difference | None:
-    """Return the entry of the table that a difference is an instance of."""
-    for entry in DIFFERENCES:
+def explanation(
+    found: Found, where: str, table: tuple[Difference, ...] = DIFFERENCES
+) -> Difference | None:
+    """Return the entry of a table that a difference is an instance of."""
+    for entry in table:
         pairs = (
             (entry.path, found.path),
             (entry.theirs, found.theirs),

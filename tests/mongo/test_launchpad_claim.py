@@ -8,21 +8,20 @@ import pytest
 
 from fwcore.launchpad import LaunchPad
 from fwcore.worker import Worker
-from tests.support.launchpads import TASKS, WORKER, Wire, add, report, reports, stage
+from tests.support.launchpads import (
+    TASKS,
+    WORKER,
+    Wire,
+    add,
+    consistent,
+    report,
+    reports,
+    stage,
+)
 
 
 def numbers(claims) -> list[int]:
     return [claim.fw_id for claim in claims]
-
-
-def consistent(db) -> None:
-    """Workflows know the states of their Fireworks; every launch has its Firework; nothing is locked."""
-    states = {doc["fw_id"]: doc["state"] for doc in db.fireworks.find()}
-    for workflow in db.workflows.find():
-        assert workflow["fw_states"] == {str(i): states[i] for i in workflow["nodes"]}
-        assert "locked" not in workflow
-    listed = [i for doc in db.fireworks.find() for i in doc["launches"] + doc["archived_launches"]]
-    assert sorted(listed) == sorted(doc["launch_id"] for doc in db.launches.find())
 
 
 def test_a_claim(lp, db) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
+from pymongo.database import Database
 from pymongo.monitoring import (
     CommandFailedEvent,
     CommandListener,
@@ -67,6 +68,16 @@ def report(claim: Claim, state: str = "COMPLETED", **action: Any) -> Report:
 
 def reports(claims: Iterable[Claim], state: str = "COMPLETED", **action: Any) -> list[Report]:
     return [report(claim, state, **action) for claim in claims]
+
+
+def consistent(db: Database[dict[str, Any]]) -> None:
+    """Workflows know the states of their Fireworks; every launch has its Firework; nothing is locked."""
+    states = {doc["fw_id"]: doc["state"] for doc in db.fireworks.find()}
+    for workflow in db.workflows.find():
+        assert workflow["fw_states"] == {str(i): states[i] for i in workflow["nodes"]}
+        assert "locked" not in workflow
+    listed = [i for doc in db.fireworks.find() for i in doc["launches"] + doc["archived_launches"]]
+    assert sorted(listed) == sorted(doc["launch_id"] for doc in db.launches.find())
 
 
 class Wire(CommandListener):

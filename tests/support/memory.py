@@ -8,17 +8,21 @@ insertion, ``$setOnInsert``.
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from datetime import datetime, timedelta, timezone
-from typing import Any
+from functools import partial
+from typing import Any, TypeVar
 
 from fwcore import documents
 from fwcore.plan import Plan, plan_cancel, plan_claim, plan_reports
+from fwcore.rerun import Changes, plan_defuse, plan_rerun
 from fwcore.worker import Worker
 from fwcore.world import Missing, World, Write
 from fwrunner.protocol import Report
 
 Document = dict[str, Any]
+
+_Plan = TypeVar("_Plan")
 
 NOW = datetime(2026, 11, 23, 12, 0, 0, 123456, tzinfo=timezone.utc)
 TASKS = [{"_fw_name": "ScriptTask", "script": "true"}]
@@ -198,24 +202,32 @@ class Memory:
     def plan(self, *reports: Report) -> Plan:
         """Plan reports twice, with everything read and with what the plan asks for; both must agree."""
         full, before = self.world(), self.world()
-        plan = self._planned(full, reports)
+        make = partial(plan_reports, reports=reports, now=self.now)
+        plan = self._planned(full, make)
         before.gone, before.new_ids = full.gone, full.new_ids
         assert full == before, "the documents that were read have been altered"
         frugal = self.frugal_world(report.launch_id for report in reports)
-        assert self._planned(frugal, reports) == plan
+        assert self._planned(frugal, make) == plan
         return plan
 
-    def _planned(self, world: World, reports: Iterable[Report]) -> Plan:
+    def _planned(self, world: World, make: Callable[[World], _Plan]) -> _Plan:
         while True:
             try:
-                return plan_reports(world, reports, self.now)
+                return make(world)
             except Missing as missing:
                 self._hand_over(world, missing)
 
     def _hand_over(self, world: World, missing: Missing) -> None:
         everything = self.world()
-        asked = missing.fireworks | missing.launches | missing.flags
+        asked = missing.fireworks | missing.launches | missing.flags | missing.owners
         assert asked or missing.new_ids, "nothing is missing"
+        assert not missing.owners & world.owners.keys(), "asked for twice"
+        for number in missing.owners:
+            world.owners[number] = [
+                fw_id
+                for fw_id, firework in everything.fireworks.items()
+                if number in firework["launches"]
+            ]
         first = max(everything.fireworks) + len(world.new_ids) + 1
         world.new_ids += range(first, first + missing.new_ids)
         known = (*world.fireworks, *world.gone.fireworks)
@@ -241,6 +253,25 @@ class Memory:
     def cancel(self, *launch_ids: int) -> Plan:
         """Take reservations back."""
         plan = plan_cancel(self.world(), launch_ids, self.now)
+        self.execute(plan.writes)
+        return plan
+
+    def rerun(self, *fw_ids: int, **options: Any) -> Changes:
+        """Rerun Fireworks."""
+        return self._change(partial(plan_rerun, fw_ids=fw_ids, now=self.now, **options))
+
+    def defuse(self, *fw_ids: int, **options: Any) -> Changes:
+        """Defuse Fireworks."""
+        return self._change(partial(plan_defuse, fw_ids=fw_ids, now=self.now, **options))
+
+    def _change(self, make: Callable[[World], Changes]) -> Changes:
+        """Plan twice, with everything read and with what the plan asks for; carry the writes out."""
+        full, before = self.world(), self.world()
+        plan = self._planned(full, make)
+        before.gone, before.owners = full.gone, full.owners
+        assert full == before, "the documents that were read have been altered"
+        frugal = World(workflows=self.world().workflows)
+        assert self._planned(frugal, make) == plan
         self.execute(plan.writes)
         return plan
 

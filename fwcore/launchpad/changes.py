@@ -1,0 +1,81 @@
+"""What people do to Fireworks: rerun, defuse, forget."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from datetime import datetime
+from functools import partial
+
+from fwcore.launchpad.reading import WHOLE
+from fwcore.launchpad.records import BATCH, Changed, Forgotten
+from fwcore.launchpad.session import Session, batches
+from fwcore.rerun import Changes, Recovery, plan_defuse, plan_rerun
+from fwcore.world import World
+
+_Make = Callable[[World, Sequence[int], datetime], Changes]
+
+
+class Changing(Session):
+    """Changes the course of workflows."""
+
+    def rerun(
+        self,
+        fw_ids: Iterable[int],
+        *,
+        recovery: Recovery | None = None,
+        duplicates: bool = True,
+    ) -> Changed:
+        """Let Fireworks run again, as `lpad rerun_fws`: their launches are archived, they are READY again.
+
+        What follows them and does not just wait is reset, too; what is paused, defused or archived there stays
+        so. With ``recovery`` they go on from their last checkpoint; one that has none is skipped, with the
+        reason. With ``duplicates`` Fireworks that share a launch (``_dupefinder``) are rerun together. The
+        open offline runs of archived launches are retired; jobs are not cancelled. Skipped are DEFUSED,
+        ARCHIVED, WAITING and unknown Fireworks, deferred those in workflows that somebody else has locked.
+        """
+        make = partial(plan_rerun, recovery=recovery, duplicates=duplicates)
+        return self._change(fw_ids, make, duplicates)
+
+    def defuse(self, fw_ids: Iterable[int], *, duplicates: bool = True) -> Changed:
+        """Take Fireworks out of the flow until `lpad reignite_fws`, as `lpad defuse_fws`.
+
+        RESERVED, RUNNING and COMPLETED ones are rerun before, with all that this means; the launches of others
+        stay as they are. ``duplicates`` are rerun, but not defused. Skipped are DEFUSED, ARCHIVED and unknown
+        Fireworks, deferred those in workflows that somebody else has locked.
+        """
+        return self._change(fw_ids, partial(plan_defuse, duplicates=duplicates), duplicates)
+
+    def forget(self, fw_ids: Iterable[int]) -> list[Forgotten]:
+        """Retire all offline runs of Fireworks, as `lpad forget_offline`; return those that were not retired.
+
+        What these jobs still report is ignored. Fireworks and launches stay as they are, so no lock is needed;
+        a run that is being completed at the same time is completed before or after.
+        """
+        forgotten: list[Forgotten] = []
+        with self._reaching():
+            for batch in batches(list(dict.fromkeys(fw_ids)), BATCH):
+                query = {"fw_id": {"$in": batch}, "deprecated": False}
+                wanted = {"fw_id": 1, "launch_id": 1}
+                runs = list(self._db.offline_runs.find(query, wanted, batch_size=WHOLE))
+                found = {"_id": {"$in": [run["_id"] for run in runs]}}
+                self._db.offline_runs.update_many(found, {"$set": {"deprecated": True}})
+                forgotten += [Forgotten(run["fw_id"], run["launch_id"]) for run in runs]
+        return forgotten
+
+    def _change(self, fw_ids: Iterable[int], make: _Make, duplicates: bool) -> Changed:
+        result = Changed()
+        with self._reaching():
+            for batch in batches(list(dict.fromkeys(fw_ids)), BATCH):
+                concerned = [*batch, *(self._duplicates_of(batch) if duplicates else ())]
+                with self._locked(concerned) as (token, world):
+                    plan = self._planned(world, partial(make, world, batch, self._clock()))
+                    self._commit(plan, token)
+                    result.extend(plan)
+        return result
+
+    def _duplicates_of(self, fw_ids: Sequence[int]) -> list[int]:
+        """Return the Fireworks that share a launch with one that looks for duplicates, itself included."""
+        query = {"fw_id": {"$in": fw_ids}, "spec._dupefinder": {"$exists": True}}
+        finders = self._db.fireworks.find(query, {"launches": 1}, batch_size=WHOLE)
+        launches = [number for finder in finders for number in finder.get("launches", [])]
+        return self._owners(launches) if launches else []
