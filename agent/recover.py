@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 from agent.results import Result
 from fwcore.launchpad import LaunchPad
@@ -21,6 +21,9 @@ from fwrunner.protocol import (
     read_outbox_entry,
     read_report,
 )
+
+#: Bytes of reports that are in memory at once, unless a single one has more.
+BATCH_BYTES = 64 * 1024 * 1024
 
 _LOOKED_AT = (OFFLINE_JSON, PING_JSON, ACTION_JSON)
 
@@ -38,6 +41,19 @@ class Memory:
         """Forget all but these launches."""
         wanted = set(launch_ids)
         self.signatures = {key: value for key, value in self.signatures.items() if key in wanted}
+
+
+class Look(NamedTuple):
+    """A launch directory that is to be read, as it is now."""
+
+    launch_id: int
+    place: str
+    signature: Signature
+
+    @property
+    def size(self) -> int:
+        """Bytes of its files."""
+        return sum(file[1] for file in self.signature if file)
 
 
 @dataclass(frozen=True)
@@ -81,10 +97,10 @@ class WayBack:
         """Apply everything that the outbox and these launch directories tell."""
         self.latencies = {}
         if outbox:
-            for entries in _batches(self._entries(), BATCH):
+            for entries in _batches(self._entries(), _size):
                 self._apply_entries(entries, result)
-        for batch in _batches(places.items(), BATCH):
-            self._apply_places(dict(batch), result)
+        for looks in _batches(self._changed(places), lambda look: look.size):
+            self._apply_places(looks, result)
 
     def _entries(self) -> list[Path]:
         try:
@@ -125,13 +141,16 @@ class WayBack:
         with suppress(FileNotFoundError):
             path.replace(aside / path.name)
 
-    def _apply_places(self, places: Mapping[int, str], result: Result) -> None:
-        found = []
-        seen: dict[int, Signature] = {}
+    def _changed(self, places: Mapping[int, str]) -> Iterator[Look]:
         for launch_id, place in places.items():
             signature = _signature(place)
-            if self.memory.signatures.get(launch_id) == signature:
-                continue
+            if self.memory.signatures.get(launch_id) != signature:
+                yield Look(launch_id, place, signature)
+
+    def _apply_places(self, looks: Iterable[Look], result: Result) -> None:
+        found = []
+        seen: dict[int, Signature] = {}
+        for launch_id, place, signature in looks:
             report = read_report(place, self._max_size)
             if isinstance(report, NotYet):
                 if report.reason != STAGED:
@@ -185,12 +204,20 @@ def _modified(path: Path) -> float:
         return 0.0
 
 
-def _batches(items: Iterable[T], size: int) -> Iterator[list[T]]:
+def _size(path: Path) -> int:
+    status = _stat(path)
+    return status[1] if status else 0
+
+
+def _batches(items: Iterable[T], size_of: Callable[[T], int]) -> Iterator[list[T]]:
     batch: list[T] = []
+    total = 0
     for item in items:
-        batch.append(item)
-        if len(batch) == size:
+        size = size_of(item)
+        if batch and (len(batch) == BATCH or total + size > BATCH_BYTES):
             yield batch
-            batch = []
+            batch, total = [], 0
+        batch.append(item)
+        total += size
     if batch:
         yield batch

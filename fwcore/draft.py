@@ -33,6 +33,8 @@ class Draft:
         self.world = world
         self.now = now
         self.changes = 0
+        #: {new Firework: the one whose action adds it}
+        self.grown: dict[int, int] = {}
         self._fireworks: dict[int, Document] = {}
         self._launches: dict[int, Document] = {}
         self._runs: dict[int, Document] = {}
@@ -156,6 +158,8 @@ class Draft:
         """Raise InvalidAction if the action of a Firework cannot be applied to its workflow."""
         self._specs_after(fw_id, action)
         flow = self.flow(fw_id)
+        if fw_id in self.world.bursting:
+            raise InvalidAction("a Firework that it adds would outgrow MongoDB's 16 MiB")
         for growth in growths_of(action, fw_id):
             for parent in growth.parents:
                 if parent not in flow.nodes:
@@ -200,7 +204,7 @@ class Draft:
     def _apply_action(self, fw_id: int) -> list[int]:
         """Apply the action of a Firework that has just become COMPLETED; return the Fireworks it adds."""
         launch = self._representative(fw_id)
-        action = actions.normalized((launch or {}).get("action") or {})
+        action = self._stored_action(launch) if launch else actions.normalized({})
         try:
             self.check_action(fw_id, action)
             growths = growths_of(action, fw_id)
@@ -237,6 +241,7 @@ class Draft:
                 document = new_firework(growth.fireworks[old], ids[old], False, self.now)
                 self._fireworks[ids[old]] = {**document, "spec": spec}
                 self._flow_of[ids[old]] = flow
+                self.grown[ids[old]] = fw_id
                 born.append(ids[old])
             self.changes += len(specs)
         return born
@@ -262,7 +267,15 @@ class Draft:
         launch = self._representative(fw_id)
         if launch is None or launch["state"] != "COMPLETED" or not launch["action"]:
             return None
-        return actions.normalized(launch["action"])
+        return self._stored_action(launch)
+
+    def _stored_action(self, launch: Document) -> Document:
+        """Return the action of a launch, whole."""
+        action = launch.get("action") or {}
+        if "gridfs_id" in action:
+            why = self.world.unread.get(launch["launch_id"], "it was not read")
+            raise Defer(f"the action of launch {launch['launch_id']} cannot be read: {why}")
+        return actions.normalized(action)
 
     def _defuse(self, fw_ids: list[int]) -> None:
         self._require(fw_ids)
@@ -373,10 +386,13 @@ def _modified(spec: Document, action: Mapping[str, Any], whose: str) -> Document
 
 def launch_write(old: Document, new: Document) -> Write | None:
     """Return the update of a launch, unless something else has ended it; None if nothing changed."""
-    plain = {key: value for key, value in new.items() if key != "state_history"}
+    plain = {key: value for key, value in new.items() if key not in ("state_history", "action")}
     update = update_between({key: value for key, value in old.items() if key in plain}, plain)
+    # Whole: it may have to go somewhere else.
+    action = {} if same(old.get("action"), new.get("action")) else {"action": new["action"]}
     changes = {
         **update.get("$set", {}),
+        **action,
         **history_update(old["state_history"], new["state_history"]),
     }
     if not changes:

@@ -45,6 +45,7 @@ class Plan:
 
     ``released`` are the Fireworks that become READY. ``applied`` reports cause writes, ``known`` ones
     tell nothing new, ``ignored`` ones never will, ``deferred`` ones are to be offered again.
+    ``grown`` tells for each new Firework whose action adds it.
     """
 
     writes: list[Write] = field(default_factory=list)
@@ -53,6 +54,7 @@ class Plan:
     deferred: list[Outcome] = field(default_factory=list)
     ignored: list[Outcome] = field(default_factory=list)
     released: list[int] = field(default_factory=list)
+    grown: dict[int, int] = field(default_factory=dict)
 
 
 def is_heartbeat(launch: Mapping[str, Any], report: Report) -> bool:
@@ -113,6 +115,7 @@ def plan_reports(world: World, reports: Iterable[Report], now: datetime) -> Plan
     plan.ignored += foreign
     plan.writes = draft.writes()
     plan.released = draft.released()
+    plan.grown = draft.grown
     return plan
 
 

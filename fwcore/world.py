@@ -30,7 +30,9 @@ class World:
     read whole whether they have ``_allow_fizzled_parents``; ``refused`` tells for a Firework whose
     workflow is not locked by us the reason; ``gone`` is what was looked for and does not exist;
     ``new_ids`` are ids that nobody else will use, for Fireworks that actions add; ``full`` are Fireworks
-    whose spec cannot grow by what the batch would add to it.
+    whose spec cannot grow by what the batch would add to it; ``bursting`` are those whose actions add a
+    Firework that fits into no document; ``unread`` tells for a launch whose action is in GridFS and cannot be
+    read from there the reason: its ``action`` is then the reference, ``{"gridfs_id": ...}``.
     """
 
     workflows: list[Document] = field(default_factory=list)
@@ -42,6 +44,8 @@ class World:
     gone: Missing = field(default_factory=Missing)
     new_ids: list[int] = field(default_factory=list)
     full: set[int] = field(default_factory=set)
+    bursting: set[int] = field(default_factory=set)
+    unread: dict[int, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

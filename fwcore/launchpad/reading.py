@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from fwcore.errors import NotInitialized
-from fwcore.launchpad.connection import Connected
+from fwcore.launchpad.gridfiles import GridFiles
 from fwcore.world import Missing, World
 
 Document = dict[str, Any]
@@ -15,7 +15,7 @@ Document = dict[str, Any]
 WHOLE = 100_000
 
 
-class Reading(Connected):
+class Reading(GridFiles):
     """Fills the World of a plan; draws ids."""
 
     def _allocate(self, counter: str, count: int) -> int:
@@ -80,7 +80,9 @@ class Reading(Connected):
         world.fireworks.update(fireworks)
         listed = {number for firework in fireworks.values() for number in firework["launches"]}
         wanted = (missing.launches | listed) - set(world.launches)
-        world.launches.update(self._by_id("launches", "launch_id", wanted))
+        launches = self._by_id("launches", "launch_id", wanted)
+        world.unread.update(self._resolve(launches.values()))
+        world.launches.update(launches)
         if missing.flags:
             query = {"fw_id": {"$in": list(missing.flags)}}
             world.tolerant.update(dict.fromkeys(missing.flags, False))

@@ -75,10 +75,11 @@ class Session(Writing):
                 world.gone.fireworks |= missing.fireworks - world.fireworks.keys()
                 world.gone.launches |= missing.launches - world.launches.keys()
                 continue
-            full = _outgrown(world, plan)
-            if full <= world.full:
+            full, bursting = _outgrown(world, plan), _bursting(plan)
+            if full <= world.full and bursting <= world.bursting:
                 return plan
             world.full |= full
+            world.bursting |= bursting
 
     def _commit(self, plan: Plan, token: str) -> None:
         """Carry out a plan under the locks of ``token``; the write of a workflow releases its lock."""
@@ -160,6 +161,15 @@ def _outgrown(world: World, plan: Plan) -> set[int]:
         for write in changed
         if any(path.startswith("spec") for path in write.update.get("$set", {}))
         and len(bson.encode(world.fireworks[write.filter["fw_id"]])) + len(encoded(write)) > _FULL
+    }
+
+
+def _bursting(plan: Plan) -> set[int]:
+    """Return the Fireworks whose actions add one that fits into no document."""
+    return {
+        plan.grown[write.filter["fw_id"]]
+        for write in plan.writes
+        if write.collection == "fireworks" and write.upsert and len(encoded(write)) > _FULL
     }
 
 

@@ -9,7 +9,7 @@ from typing import Any
 from pymongo import UpdateMany, UpdateOne
 from pymongo.errors import BulkWriteError
 
-from fwcore.launchpad.journal import Fenced, Journal, encoded
+from fwcore.launchpad.journal import Fenced, encoded
 from fwcore.launchpad.reading import Reading
 from fwcore.world import Write
 
@@ -21,7 +21,7 @@ _ATTEMPTS = 5
 _PATH_NOT_VIABLE = 28
 
 
-class Writing(Journal, Reading):
+class Writing(Reading):
     """Makes writes."""
 
     def _execute(self, writes: list[Write], token: str) -> None:
@@ -30,6 +30,7 @@ class Writing(Journal, Reading):
             done = self._write(collection, [_unlocking(write, token) for write in batch], token)
             if collection == "fireworks" and done < len(batch):
                 self._settle(batch, token)
+        self._drop_superseded(writes)
 
     def _write(self, collection: str, writes: list[Write], token: str) -> int:
         """Make writes and return how many found their document.

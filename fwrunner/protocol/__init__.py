@@ -39,8 +39,15 @@ STAGED = "staged, not started"
 FINAL_STATES = ("COMPLETED", "FIZZLED")
 REPORT_STATES = ("RUNNING",) + FINAL_STATES
 
-#: Bytes of the largest file that is read from a launch directory, decompressed.
-MAX_REPORT_SIZE = 64 * 1024 * 1024
+#: Bytes of JSON of the largest action that a job can report, of all its tasks together.
+MAX_ACTION_SIZE = 64 * 1024 * 1024
+
+#: Bytes of JSON of the largest checkpoint: a launch holds it twice, in a document of 16 MiB.
+MAX_CHECKPOINT_SIZE = 7 * 1024 * 1024
+
+#: Bytes of the largest file that is read from a launch directory, decompressed: an action, a checkpoint,
+#: and some for the rest.
+MAX_REPORT_SIZE = 80 * 1024 * 1024
 
 #: The database stores no larger integer (nor a smaller one than its negative).
 MAX_INT = 2**63 - 1

@@ -222,6 +222,20 @@ def test_batches_are_bounded(way_back, launchpad, outbox, tmp_path, monkeypatch)
     assert names(outbox) == []
 
 
+def test_batches_of_large_reports_are_bounded_by_their_bytes(
+    way_back, launchpad, outbox, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(recover, "BATCH_BYTES", 3000)
+    places = {}
+    for number, size in enumerate((1000, 1000, 5000, 1000)):
+        places[number] = staged(tmp_path, number)
+        tell(places[number], number, fwaction={"x": "y" * size}, state="COMPLETED")
+        path = drop(outbox, number)
+        path.write_bytes(path.read_bytes() + b" " * size)
+    assert len(look(way_back, places).applied) == 8
+    assert launchpad.offered == [[0, 1], [2], [3]] * 2
+
+
 # ----------------------------------------------------------------------------- launch directories
 
 
