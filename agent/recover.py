@@ -6,9 +6,10 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from agent.results import Result
+from agent.tails import read_tails
 from fwcore.launchpad import LaunchPad
 from fwcore.launchpad.records import BATCH, Applied
 from fwrunner.protocol import (
@@ -98,7 +99,7 @@ class WayBack:
         self.latencies = {}
         if outbox:
             for entries in _batches(self._entries(), _size):
-                self._apply_entries(entries, result)
+                self._apply_entries(entries, places, result)
         for looks in _batches(self._changed(places), lambda look: look.size):
             self._apply_places(looks, result)
 
@@ -109,7 +110,9 @@ class WayBack:
             return []
         return [path for path in entries if path.suffix == ".json" and path.name[0] != "."]
 
-    def _apply_entries(self, entries: list[Path], result: Result) -> None:
+    def _apply_entries(
+        self, entries: list[Path], places: Mapping[int, str], result: Result
+    ) -> None:
         found = []
         unread: list[str] = []
         for path in entries:
@@ -122,7 +125,7 @@ class WayBack:
             # One line for all of them: a directory may be full of junk.
             count = f"{len(unread)} entries" if len(unread) > 1 else "an entry"
             result.defer(None, None, f"{count} of the outbox cannot be read: {unread[0]}")
-        applied = self._apply(found, result)
+        applied = self._apply(found, places, result)
         unsettled = {outcome.launch_id for outcome in applied.deferred}
         ignored = {outcome.launch_id for outcome in applied.ignored}
         for item in found:
@@ -147,7 +150,7 @@ class WayBack:
             if self.memory.signatures.get(launch_id) != signature:
                 yield Look(launch_id, place, signature)
 
-    def _apply_places(self, looks: Iterable[Look], result: Result) -> None:
+    def _apply_places(self, looks: list[Look], result: Result) -> None:
         found = []
         seen: dict[int, Signature] = {}
         for launch_id, place, signature in looks:
@@ -163,16 +166,24 @@ class WayBack:
                 name = ACTION_JSON if report.final and report.fw_id else OFFLINE_JSON
                 found.append(Found(report, Path(place) / name, _modified(Path(place) / name)))
             seen[launch_id] = signature
-        applied = self._apply(found, result)
+        applied = self._apply(found, {look.launch_id: look.place for look in looks}, result)
         # Only now: had the database not answered, all of them would have to be read again.
         for outcome in applied.deferred:
             seen.pop(outcome.launch_id, None)
         self.memory.signatures |= seen
 
-    def _apply(self, found: list[Found], result: Result) -> Applied:
+    def _apply(self, found: list[Found], places: Mapping[int, str], result: Result) -> Applied:
         if not found:
             return Applied()
-        applied = self._launchpad.apply(item.report for item in found)
+
+        def track(launch: Mapping[str, Any]) -> Mapping[str, str]:
+            # A directory that was moved, and registered, is not where its launch says.
+            stored = launch["launch_dir"]
+            return read_tails(
+                launch, dict.fromkeys((places.get(launch["launch_id"], stored), stored))
+            )
+
+        applied = self._launchpad.apply((item.report for item in found), track=track)
         result.take(applied)
         now = self._launchpad.now().timestamp()
         ended = {outcome.launch_id for outcome in applied.applied if outcome.state != "RUNNING"}

@@ -22,6 +22,7 @@ from fwcore import history as histories
 from fwcore.documents import iso
 from fwcore.draft import Draft, launch_write
 from fwcore.states import ACTIVE
+from fwcore.trackers import followed
 from fwcore.world import Defer, Ignore, World, Write
 from fwrunner.protocol import Report
 from fwrunner.protocol.action import InvalidAction
@@ -63,10 +64,15 @@ def is_heartbeat(launch: Mapping[str, Any], report: Report) -> bool:
 
 
 def plan_heartbeat(launch: Document, report: Report) -> Write | None:
-    """Return the write of a ping or a checkpoint of a RUNNING launch, None if it tells nothing new."""
+    """Return the write of a ping or a checkpoint of a RUNNING launch, None if it tells nothing new.
+
+    What its tracked files hold is stored along with it; that alone is no news, for it changes with every byte.
+    """
     history = histories.started(launch["state_history"], report)
     changed = {**launch, "state_history": history, **histories.derived_times(history)}
-    return launch_write(launch, changed)
+    if launch_write(launch, changed) is None:
+        return None
+    return launch_write(launch, {**changed, **followed(launch, report)})
 
 
 def plan_heartbeats(world: World, reports: Iterable[Report]) -> Plan:
@@ -272,6 +278,8 @@ def _record(draft: Draft, launch: Document, report: Report) -> None:
     if report.final:
         history = histories.ended(history, report, draft.now)
     fields = histories.derived_times(history, draft.now)
+    if launch["state"] != report.state:
+        fields |= followed(launch, report)
     if report.final:
         fields["action"] = report.fwaction
     draft.change_launch(report.launch_id, state=report.state, state_history=history, **fields)

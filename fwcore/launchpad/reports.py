@@ -8,9 +8,10 @@ from typing import Any
 
 from fwcore.growth import count_added
 from fwcore.launchpad.journal import Fenced
-from fwcore.launchpad.records import BATCH, Applied
+from fwcore.launchpad.records import BATCH, Applied, Track
 from fwcore.launchpad.session import Session, batches
 from fwcore.plan import Plan, is_heartbeat, plan_heartbeats, plan_reports
+from fwcore.states import ACTIVE
 from fwcore.world import World
 from fwrunner.protocol import Report
 
@@ -20,22 +21,27 @@ Document = dict[str, Any]
 class Reports(Session):
     """Applies reports."""
 
-    def apply(self, reports: Iterable[Report]) -> Applied:
-        """Bring reports into the database: one lock, read, plan, write, unlock for a whole batch."""
+    def apply(self, reports: Iterable[Report], *, track: Track | None = None) -> Applied:
+        """Bring reports into the database: one lock, read, plan, write, unlock for a whole batch.
+
+        ``track`` is asked for the launches that have not ended and have trackers; what it gives is stored
+        together with what else their reports tell.
+        """
         result = Applied()
         with self._reaching():
             self._finish_own()
             for batch in batches(list(reports), BATCH):
-                result.extend(self._apply_batch(batch))
+                result.extend(self._apply_batch(batch, track))
         return result
 
-    def _apply_batch(self, reports: list[Report]) -> Applied:
+    def _apply_batch(self, reports: list[Report], track: Track | None) -> Applied:
         launches = self._by_id("launches", "launch_id", {report.launch_id for report in reports})
         beats: list[Report] = []
         rest: list[Report] = []
         for report in reports:
             launch = launches.get(report.launch_id)
-            (beats if launch and is_heartbeat(launch, report) else rest).append(report)
+            told = _tracking(report, launch, track) if launch and track else report
+            (beats if launch and is_heartbeat(launch, report) else rest).append(told)
         result = Applied()
         if beats:
             world = World(launches=launches)
@@ -63,3 +69,10 @@ class Reports(Session):
                 self._drop_superseded(plan.writes)
                 raise
             return plan
+
+
+def _tracking(report: Report, launch: Document, track: Track) -> Report:
+    """Return a report with what the files that its launch tracks hold now."""
+    if not launch.get("trackers") or launch["state"] not in ACTIVE:
+        return report
+    return report._replace(trackers={**(report.trackers or {}), **track(launch)})

@@ -71,6 +71,7 @@ class Report(NamedTuple):
     ``state`` is RUNNING, COMPLETED or FIZZLED. Times are ISO 8601 texts as they were found, naive
     ones meaning UTC. ``checkpoint`` and ``fwaction`` are FireWorks' objects, passed through as
     opaque JSON. ``fw_id`` and ``token`` are None in a directory that stock ``rlaunch`` wrote.
+    ``trackers`` is {filename: its end, as text} of files that the launch tracks.
     """
 
     launch_id: int
@@ -85,6 +86,7 @@ class Report(NamedTuple):
     fwaction: Optional[Document] = None
     host: Optional[str] = None
     attempt: int = 1
+    trackers: Optional[Document] = None
 
     @property
     def final(self) -> bool:
@@ -270,7 +272,7 @@ def _read_ping(launch_dir: str, limits: _Limits) -> Optional[str]:
 
 
 _TYPES: Dict[str, type] = dict.fromkeys(Report._fields, str)
-_TYPES.update(launch_id=int, fw_id=int, attempt=int, checkpoint=dict, fwaction=dict)
+_TYPES.update(launch_id=int, fw_id=int, attempt=int, checkpoint=dict, fwaction=dict, trackers=dict)
 
 
 def _checked(report: Report) -> Report:
