@@ -42,6 +42,7 @@ class Draft:
         self._flow_of = {node: flow for flow in self._flows for node in flow.nodes}
         self._new_ids = iter(world.new_ids)
         self._drawn = 0
+        self._wholes: dict[int, tuple[list[Document], Document]] = {}
         self._owners: dict[int, list[int]] = {}
         for fw_id, firework in world.fireworks.items():
             for launch_id in firework["launches"]:
@@ -143,11 +144,16 @@ class Draft:
         return dict(found) if found is not None else None
 
     def _whole(self, fw_id: int) -> Document:
+        """Return a Firework as its children are told about it: one object for all of them."""
         firework = self.firework(fw_id)
-        archived = firework["archived_launches"]
-        return firework_object(
-            firework, map(self.launch, firework["launches"]), map(self.launch, archived)
-        )
+        launches = [self.launch(number) for number in firework["launches"]]
+        archived = [self.launch(number) for number in firework["archived_launches"]]
+        parts = [firework, *launches, *archived]
+        known, whole = self._wholes.get(fw_id, ([], {}))
+        if list(map(id, parts)) != list(map(id, known)):
+            whole = firework_object(firework, launches, archived)
+            self._wholes[fw_id] = parts, whole
+        return whole
 
     def _brief(self, fw_id: int) -> Document:
         """Return what fits of a Firework where the whole of it does not."""

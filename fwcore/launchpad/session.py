@@ -18,6 +18,8 @@ from fwcore.world import Missing, World
 _OURS = re.compile("^fwagent:")
 #: Bytes of the largest document, less some for what else changes in it.
 _FULL = 16 * 1024 * 1024 - 64 * 1024
+#: Items of a list that are measured one by one.
+_PARENTS = 100
 
 
 class Session(Writing):
@@ -153,15 +155,28 @@ class Session(Writing):
 
 def _outgrown(world: World, plan: Plan) -> set[int]:
     """Return the Fireworks that a plan would let outgrow a document."""
-    changed = [
-        write for write in plan.writes if write.collection == "fireworks" and not write.upsert
-    ]
-    return {
-        write.filter["fw_id"]
-        for write in changed
-        if any(path.startswith("spec") for path in write.update.get("$set", {}))
-        and len(bson.encode(world.fireworks[write.filter["fw_id"]])) + len(encoded(write)) > _FULL
-    }
+    sizes: dict[int, int] = {}
+    found: set[int] = set()
+    for write in plan.writes:
+        if write.collection != "fireworks" or write.upsert:
+            continue
+        changes = write.update.get("$set", {})
+        grown = [value for path, value in changes.items() if path.startswith("spec")]
+        size = sum(_size(value, sizes) for value in grown) + sum(map(len, changes))
+        fw_id = write.filter["fw_id"]
+        if grown and len(bson.encode(world.fireworks[fw_id])) + size > _FULL:
+            found.add(fw_id)
+    return found
+
+
+def _size(value: Any, sizes: dict[int, int]) -> int:
+    """Return the encoded size of a value. Siblings share what a parent gives them, which is measured once."""
+    # A list of parents is each child's own, the parents in it are shared.
+    parts = value if isinstance(value, list) and len(value) <= _PARENTS else [value]
+    for part in parts:
+        if id(part) not in sizes:
+            sizes[id(part)] = len(bson.encode({"": part}))
+    return sum(sizes[id(part)] + 16 for part in parts)
 
 
 def _bursting(plan: Plan) -> set[int]:

@@ -2,14 +2,16 @@
 
 import json
 from datetime import datetime, timezone
+from types import SimpleNamespace
 from typing import Any
 
+import bson
 import pytest
 from bson import ObjectId
 from gridfs import GridFS
 from pymongo.database import Database
 
-from fwcore.launchpad import LaunchPad, gridfiles
+from fwcore.launchpad import LaunchPad, gridfiles, session
 from tests.support.launchpads import WORKER, Wire, add, report, reports, stage
 
 MIB = 1024 * 1024
@@ -177,6 +179,26 @@ def test_a_child_that_could_not_hold_what_it_is_given(lp, db) -> None:
     spec = db.fireworks.find_one({"fw_id": ids["c"]})["spec"]
     assert spec["_fizzled_parents"] == [{"fw_id": ids["a"], "name": "a", "state": "FIZZLED"}]
     assert db.fwagent_refused.count_documents({}) == 0
+
+
+@pytest.mark.parametrize("state", ["COMPLETED", "FIZZLED"])
+def test_many_children_of_a_large_result_cost_it_a_few_times(lp, db, monkeypatch, state) -> None:
+    tolerant = {"_allow_fizzled_parents": True}
+    ids = add(lp, {"a": "bcdefghijkl"}, dict.fromkeys("bcdefghijkl", tolerant))
+    measured = []
+
+    def encode(document: Any) -> bytes:
+        data = bson.encode(document)
+        measured.append(len(data))
+        return data
+
+    monkeypatch.setattr(session, "bson", SimpleNamespace(encode=encode))
+    large = {"x": "y" * 17 * MIB}
+    parts = {"update_spec": large} if state == "COMPLETED" else {"stored_data": large}
+    result = lp.apply(reports(stage(lp, ids["a"]), state, **parts))
+    assert [o.state for o in result.applied] == ["FIZZLED"]
+    assert len(result.released) == 11
+    assert 17 * MIB < sum(measured) < 4 * 17 * MIB
 
 
 @pytest.mark.parametrize("key", ["additions", "append_wfs"])
