@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from agent.results import Result
+from agent.tails import read_tails
 from fwcore.launchpad import LaunchPad
 from fwcore.launchpad.records import BATCH, Applied
 from fwrunner.protocol import (
@@ -21,6 +22,9 @@ from fwrunner.protocol import (
     read_outbox_entry,
     read_report,
 )
+
+#: Bytes of reports that are in memory at once, unless a single one has more.
+BATCH_BYTES = 64 * 1024 * 1024
 
 _LOOKED_AT = (OFFLINE_JSON, PING_JSON, ACTION_JSON)
 
@@ -38,6 +42,19 @@ class Memory:
         """Forget all but these launches."""
         wanted = set(launch_ids)
         self.signatures = {key: value for key, value in self.signatures.items() if key in wanted}
+
+
+class Look(NamedTuple):
+    """A launch directory that is to be read, as it is now."""
+
+    launch_id: int
+    place: str
+    signature: Signature
+
+    @property
+    def size(self) -> int:
+        """Bytes of its files."""
+        return sum(file[1] for file in self.signature if file)
 
 
 @dataclass(frozen=True)
@@ -81,10 +98,10 @@ class WayBack:
         """Apply everything that the outbox and these launch directories tell."""
         self.latencies = {}
         if outbox:
-            for entries in _batches(self._entries(), BATCH):
-                self._apply_entries(entries, result)
-        for batch in _batches(places.items(), BATCH):
-            self._apply_places(dict(batch), result)
+            for entries in _batches(self._entries(), _size):
+                self._apply_entries(entries, places, result)
+        for looks in _batches(self._changed(places), lambda look: look.size):
+            self._apply_places(looks, result)
 
     def _entries(self) -> list[Path]:
         try:
@@ -93,7 +110,9 @@ class WayBack:
             return []
         return [path for path in entries if path.suffix == ".json" and path.name[0] != "."]
 
-    def _apply_entries(self, entries: list[Path], result: Result) -> None:
+    def _apply_entries(
+        self, entries: list[Path], places: Mapping[int, str], result: Result
+    ) -> None:
         found = []
         unread: list[str] = []
         for path in entries:
@@ -106,7 +125,7 @@ class WayBack:
             # One line for all of them: a directory may be full of junk.
             count = f"{len(unread)} entries" if len(unread) > 1 else "an entry"
             result.defer(None, None, f"{count} of the outbox cannot be read: {unread[0]}")
-        applied = self._apply(found, result)
+        applied = self._apply(found, places, result)
         unsettled = {outcome.launch_id for outcome in applied.deferred}
         ignored = {outcome.launch_id for outcome in applied.ignored}
         for item in found:
@@ -125,13 +144,16 @@ class WayBack:
         with suppress(FileNotFoundError):
             path.replace(aside / path.name)
 
-    def _apply_places(self, places: Mapping[int, str], result: Result) -> None:
-        found = []
-        seen: dict[int, Signature] = {}
+    def _changed(self, places: Mapping[int, str]) -> Iterator[Look]:
         for launch_id, place in places.items():
             signature = _signature(place)
-            if self.memory.signatures.get(launch_id) == signature:
-                continue
+            if self.memory.signatures.get(launch_id) != signature:
+                yield Look(launch_id, place, signature)
+
+    def _apply_places(self, looks: list[Look], result: Result) -> None:
+        found = []
+        seen: dict[int, Signature] = {}
+        for launch_id, place, signature in looks:
             report = read_report(place, self._max_size)
             if isinstance(report, NotYet):
                 if report.reason != STAGED:
@@ -144,16 +166,24 @@ class WayBack:
                 name = ACTION_JSON if report.final and report.fw_id else OFFLINE_JSON
                 found.append(Found(report, Path(place) / name, _modified(Path(place) / name)))
             seen[launch_id] = signature
-        applied = self._apply(found, result)
+        applied = self._apply(found, {look.launch_id: look.place for look in looks}, result)
         # Only now: had the database not answered, all of them would have to be read again.
         for outcome in applied.deferred:
             seen.pop(outcome.launch_id, None)
         self.memory.signatures |= seen
 
-    def _apply(self, found: list[Found], result: Result) -> Applied:
+    def _apply(self, found: list[Found], places: Mapping[int, str], result: Result) -> Applied:
         if not found:
             return Applied()
-        applied = self._launchpad.apply(item.report for item in found)
+
+        def track(launch: Mapping[str, Any]) -> Mapping[str, str]:
+            # A directory that was moved, and registered, is not where its launch says.
+            stored = launch["launch_dir"]
+            return read_tails(
+                launch, dict.fromkeys((places.get(launch["launch_id"], stored), stored))
+            )
+
+        applied = self._launchpad.apply((item.report for item in found), track=track)
         result.take(applied)
         now = self._launchpad.now().timestamp()
         ended = {outcome.launch_id for outcome in applied.applied if outcome.state != "RUNNING"}
@@ -185,12 +215,20 @@ def _modified(path: Path) -> float:
         return 0.0
 
 
-def _batches(items: Iterable[T], size: int) -> Iterator[list[T]]:
+def _size(path: Path) -> int:
+    status = _stat(path)
+    return status[1] if status else 0
+
+
+def _batches(items: Iterable[T], size_of: Callable[[T], int]) -> Iterator[list[T]]:
     batch: list[T] = []
+    total = 0
     for item in items:
-        batch.append(item)
-        if len(batch) == size:
+        size = size_of(item)
+        if batch and (len(batch) == BATCH or total + size > BATCH_BYTES):
             yield batch
-            batch = []
+            batch, total = [], 0
+        batch.append(item)
+        total += size
     if batch:
         yield batch

@@ -30,7 +30,8 @@ def normalized(action: Document) -> Document:
             result[key] = bool(result[key])
         elif not isinstance(result[key], dict):
             raise InvalidAction(f"{key!r} is not an object")
-    _check_storable(result, "", 0)
+    if not storable(result):
+        _find_unstorable(result, "", 0)
     return result
 
 
@@ -41,26 +42,45 @@ def _as_list(value: Any) -> list[Any]:
 
 
 def storable(value: Any) -> bool:
-    """Tell whether MongoDB can store a value."""
-    try:
-        _check_storable(value, "", 0)
-    except InvalidAction:
-        return False
-    return True
+    """Tell whether MongoDB can store a value; quick, for an action may have millions of numbers."""
+    level = [value]
+    for _depth in range(_MAX_DEPTH + 1):
+        below: list[Any] = []
+        for item in level:
+            if isinstance(item, dict):
+                if not all(isinstance(key, str) and "\0" not in key for key in item):
+                    return False
+                below += [key for key in item if not key.isascii()]
+                below += item.values()
+            elif isinstance(item, list):
+                below += item
+            elif not _storable_scalar(item):
+                return False
+        if not below:
+            return True
+        level = below
+    return False
 
 
-def _check_storable(value: Any, path: str, depth: int) -> None:
+def _storable_scalar(value: Any) -> bool:
+    if isinstance(value, str):
+        return value.isascii() or _encodable(value)
+    return not isinstance(value, int) or -(2**63) <= value < 2**63
+
+
+def _find_unstorable(value: Any, path: str, depth: int) -> None:
+    """Raise InvalidAction, naming the first place that MongoDB cannot store."""
     if depth > _MAX_DEPTH:
         raise InvalidAction(f"nested deeper than {_MAX_DEPTH} levels at {path:.60}")
     if isinstance(value, dict):
         for key, item in value.items():
             if not isinstance(key, str) or "\0" in key:
                 raise InvalidAction(f"the key {key!r} at {path or 'the top'} is no usable text")
-            _check_storable(key, path, depth)
-            _check_storable(item, f"{path}.{key}" if path else key, depth + 1)
+            _find_unstorable(key, path, depth)
+            _find_unstorable(item, f"{path}.{key}" if path else key, depth + 1)
     elif isinstance(value, list):
         for position, item in enumerate(value):
-            _check_storable(item, f"{path}[{position}]", depth + 1)
+            _find_unstorable(item, f"{path}[{position}]", depth + 1)
     elif isinstance(value, int) and not -(2**63) <= value < 2**63:
         raise InvalidAction(f"{path} is an integer beyond 64 bits")
     elif isinstance(value, str) and not _encodable(value):

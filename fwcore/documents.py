@@ -13,6 +13,7 @@ from typing import Any
 
 from fwcore.errors import InvalidWorkflow
 from fwcore.states import RANKS, workflow_state
+from fwcore.trackers import new_trackers
 from fwcore.worker import Worker
 
 Document = dict[str, Any]
@@ -280,7 +281,7 @@ def new_launch(
         "launch_dir": launch_dir,
         "host": host,
         "ip": ip,
-        "trackers": _trackers(firework["spec"].get("_trackers")),
+        "trackers": new_trackers(firework["spec"].get("_trackers")),
         "action": None,
         "state": "RESERVED",
         "state_history": [{"state": "RESERVED", "created_on": moment, "updated_on": moment}],
@@ -290,20 +291,6 @@ def new_launch(
         "runtime_secs": None,
         "reservedtime_secs": 0.0,
     }
-
-
-def _trackers(source: Any) -> list[Document]:
-    """Return the stored form of ``_trackers``; what is no tracker is left out (FireWorks raises)."""
-    trackers = source if isinstance(source, list) else []
-    return [
-        {
-            "filename": tracker["filename"],
-            "nlines": tracker.get("nlines", 25),
-            "allow_zipped": tracker.get("allow_zipped", False),
-        }
-        for tracker in trackers
-        if isinstance(tracker, Mapping) and "filename" in tracker
-    ]
 
 
 def new_offline_run(launch: Mapping[str, Any], name: str, token: str, now: datetime) -> Document:

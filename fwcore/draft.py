@@ -34,6 +34,8 @@ class Draft:
         self.now = now
         self._stamp = iso(now)
         self.changes = 0
+        #: {new Firework: the one whose action adds it}
+        self.grown: dict[int, int] = {}
         self._fireworks: dict[int, Document] = {}
         self._launches: dict[int, Document] = {}
         self._runs: dict[int, Document] = {}
@@ -42,6 +44,7 @@ class Draft:
         self._flow_of = {node: flow for flow in self._flows for node in flow.nodes}
         self._new_ids = iter(world.new_ids)
         self._drawn = 0
+        self._wholes: dict[int, tuple[list[Document], Document]] = {}
         self._owners: dict[int, list[int]] = {}
         self._checked: dict[int, Document] = {}
         for fw_id, firework in world.fireworks.items():
@@ -161,11 +164,16 @@ class Draft:
         return dict(found) if found is not None else None
 
     def _whole(self, fw_id: int) -> Document:
+        """Return a Firework as its children are told about it: one object for all of them."""
         firework = self.firework(fw_id)
-        archived = firework["archived_launches"]
-        return firework_object(
-            firework, map(self.launch, firework["launches"]), map(self.launch, archived)
-        )
+        launches = [self.launch(number) for number in firework["launches"]]
+        archived = [self.launch(number) for number in firework["archived_launches"]]
+        parts = [firework, *launches, *archived]
+        known, whole = self._wholes.get(fw_id, ([], {}))
+        if list(map(id, parts)) != list(map(id, known)):
+            whole = firework_object(firework, launches, archived)
+            self._wholes[fw_id] = parts, whole
+        return whole
 
     def _brief(self, fw_id: int) -> Document:
         """Return what fits of a Firework where the whole of it does not."""
@@ -176,6 +184,8 @@ class Draft:
         """Raise InvalidAction if the action of a Firework cannot be applied to its workflow."""
         self._specs_after(fw_id, action)
         flow = self.flow(fw_id)
+        if fw_id in self.world.bursting:
+            raise InvalidAction("a Firework that it adds would outgrow MongoDB's 16 MiB")
         for growth in growths_of(action, fw_id):
             for parent in growth.parents:
                 if parent not in flow.nodes:
@@ -224,7 +234,7 @@ class Draft:
         action: Document = launch.get("action") or {}
         try:
             if self._checked.get(fw_id) is not action:
-                action = actions.normalized(action)
+                action = self._stored_action(launch)
                 self.check_action(fw_id, action)
             growths = growths_of(action, fw_id)
             specs = self._specs_after(fw_id, action)
@@ -261,6 +271,7 @@ class Draft:
                 document = new_firework(growth.fireworks[old], ids[old], False, self.now)
                 self._fireworks[ids[old]] = {**document, "spec": spec}
                 self._flow_of[ids[old]] = flow
+                self.grown[ids[old]] = fw_id
                 born.append(ids[old])
             self.changes += len(specs)
         return born
@@ -286,7 +297,15 @@ class Draft:
         launch = self._representative(fw_id)
         if launch is None or launch["state"] != "COMPLETED" or not launch["action"]:
             return None
-        return actions.normalized(launch["action"])
+        return self._stored_action(launch)
+
+    def _stored_action(self, launch: Document) -> Document:
+        """Return the action of a launch, whole."""
+        action = launch.get("action") or {}
+        if "gridfs_id" in action:
+            why = self.world.unread.get(launch["launch_id"], "it was not read")
+            raise Defer(f"the action of launch {launch['launch_id']} cannot be read: {why}")
+        return actions.normalized(action)
 
     def _defuse(self, fw_ids: list[int]) -> None:
         self._require(fw_ids)
@@ -408,10 +427,13 @@ def _modified(spec: Document, action: Mapping[str, Any], whose: str) -> Document
 
 def launch_write(old: Document, new: Document) -> Write | None:
     """Return the update of a launch, unless something else has ended it; None if nothing changed."""
-    plain = {key: value for key, value in new.items() if key != "state_history"}
+    plain = {key: value for key, value in new.items() if key not in ("state_history", "action")}
     update = update_between({key: value for key, value in old.items() if key in plain}, plain)
+    # Whole: it may have to go somewhere else.
+    action = {} if same(old.get("action"), new.get("action")) else {"action": new["action"]}
     changes = {
         **update.get("$set", {}),
+        **action,
         **history_update(old["state_history"], new["state_history"]),
     }
     if not changes:

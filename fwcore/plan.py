@@ -22,6 +22,7 @@ from fwcore import history as histories
 from fwcore.documents import iso
 from fwcore.draft import Draft, launch_write
 from fwcore.states import ACTIVE
+from fwcore.trackers import followed
 from fwcore.world import Defer, Ignore, Missing, World, Write
 from fwrunner.protocol import Report
 from fwrunner.protocol.action import InvalidAction
@@ -45,6 +46,7 @@ class Plan:
 
     ``released`` are the Fireworks that become READY. ``applied`` reports cause writes, ``known`` ones
     tell nothing new, ``ignored`` ones never will, ``deferred`` ones are to be offered again.
+    ``grown`` tells for each new Firework whose action adds it.
     """
 
     writes: list[Write] = field(default_factory=list)
@@ -53,6 +55,7 @@ class Plan:
     deferred: list[Outcome] = field(default_factory=list)
     ignored: list[Outcome] = field(default_factory=list)
     released: list[int] = field(default_factory=list)
+    grown: dict[int, int] = field(default_factory=dict)
 
 
 def is_heartbeat(launch: Mapping[str, Any], report: Report) -> bool:
@@ -61,10 +64,15 @@ def is_heartbeat(launch: Mapping[str, Any], report: Report) -> bool:
 
 
 def plan_heartbeat(launch: Document, report: Report) -> Write | None:
-    """Return the write of a ping or a checkpoint of a RUNNING launch, None if it tells nothing new."""
+    """Return the write of a ping or a checkpoint of a RUNNING launch, None if it tells nothing new.
+
+    What its tracked files hold is stored along with it; that alone is no news, for it changes with every byte.
+    """
     history = histories.started(launch["state_history"], report)
     changed = {**launch, "state_history": history, **histories.derived_times(history)}
-    return launch_write(launch, changed)
+    if launch_write(launch, changed) is None:
+        return None
+    return launch_write(launch, {**changed, **followed(launch, report)})
 
 
 def plan_heartbeats(world: World, reports: Iterable[Report]) -> Plan:
@@ -116,8 +124,13 @@ def plan_reports(world: World, reports: Iterable[Report], now: datetime) -> Plan
     if missing:
         raise missing
     plan.ignored += foreign
+    return _completed(plan, draft)
+
+
+def _completed(plan: Plan, draft: Draft) -> Plan:
     plan.writes = draft.writes()
     plan.released = draft.released()
+    plan.grown = draft.grown
     return plan
 
 
@@ -144,9 +157,7 @@ def plan_share(world: World, duplicates: Mapping[int, Iterable[int]], now: datet
             plan.deferred.append(Outcome(0, fw_id, reason=str(why)))
         else:
             plan.applied.append(Outcome(0, fw_id, state))
-    plan.writes = draft.writes()
-    plan.released = draft.released()
-    return plan
+    return _completed(plan, draft)
 
 
 def _share(draft: Draft, fw_id: int, originals: Iterable[int]) -> str:
@@ -180,9 +191,7 @@ def plan_cancel(world: World, launch_ids: Iterable[int], now: datetime) -> Plan:
             plan.deferred.append(Outcome(launch_id, fw_id, reason=str(why)))
         else:
             plan.applied.append(Outcome(launch_id, fw_id, "READY"))
-    plan.writes = draft.writes()
-    plan.released = draft.released()
-    return plan
+    return _completed(plan, draft)
 
 
 def _cancel(draft: Draft, launch_id: int) -> None:
@@ -311,6 +320,8 @@ def _record(draft: Draft, launch: Document, report: Report) -> None:
     if report.final:
         history = histories.ended(history, report, draft.now)
     fields = histories.derived_times(history, draft.now)
+    if launch["state"] != report.state:
+        fields |= followed(launch, report)
     if report.final:
         fields["action"] = report.fwaction
     draft.change_launch(report.launch_id, state=report.state, state_history=history, **fields)

@@ -70,6 +70,8 @@ class Changes:
     skipped: list[Change] = field(default_factory=list)
     deferred: list[Change] = field(default_factory=list)
     released: list[int] = field(default_factory=list)
+    #: {new Firework: the one whose action adds it}
+    grown: dict[int, int] = field(default_factory=dict)
 
 
 def plan_rerun(
@@ -134,6 +136,7 @@ def _plan(
         skipped=[Change(fw_id, reason=why) for fw_id, why in skipped.items()],
         deferred=[Change(fw_id, reason=why) for fw_id, why in deferred.items()],
         released=batch.draft.released(),
+        grown=batch.draft.grown,
     )
 
 

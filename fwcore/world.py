@@ -42,8 +42,10 @@ class World:
     read whole whether they have ``_allow_fizzled_parents``; ``refused`` tells for a Firework whose
     workflow is not locked by us the reason; ``gone`` is what was looked for and does not exist;
     ``new_ids`` are ids that nobody else will use, for Fireworks that actions add; ``full`` are Fireworks
-    whose spec cannot grow by what the batch would add to it; ``owners`` tells of launches all the
-    Fireworks that list them, also those whose workflow is not locked.
+    whose spec cannot grow by what the batch would add to it; ``bursting`` are those whose actions add a
+    Firework that fits into no document; ``unread`` tells for a launch whose action is in GridFS and cannot be
+    read from there the reason: its ``action`` is then the reference, ``{"gridfs_id": ...}``; ``owners`` tells
+    of launches all the Fireworks that list them, also those whose workflow is not locked.
     """
 
     workflows: list[Document] = field(default_factory=list)
@@ -56,6 +58,8 @@ class World:
     new_ids: list[int] = field(default_factory=list)
     full: set[int] = field(default_factory=set)
     owners: dict[int, list[int]] = field(default_factory=dict)
+    bursting: set[int] = field(default_factory=set)
+    unread: dict[int, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -22,9 +22,6 @@ PING_INTERVAL = 60.0
 STATUS = {"COMPLETED": 0, "FIZZLED": 1}
 NOTHING_TO_RUN = 2
 
-# A final report holds the action, and a checkpoint of about the same size.
-_MAX_ACTION_SIZE = protocol.MAX_REPORT_SIZE // 3
-
 # Of a stack trace, what is told at most: its end.
 _MAX_TRACE = 1000000
 
@@ -188,12 +185,22 @@ class _Run:
         action = read_action(None)
         for number, run_task in enumerate(self._loaded()):
             self.number = number
-            checkpoint = {f"_all_{key}": plain(value) for key, value in self.given.items()}
-            self.launch.update(checkpoint=dict({"_task_n": number}, **checkpoint))
+            self._checkpoint()
             action = self._one_task(run_task)
             if any(action[key] for key in SKIPS):
                 break
         return action
+
+    def _checkpoint(self) -> None:
+        """Tell from where a task-level rerun could go on."""
+        checkpoint = {f"_all_{key}": plain(value) for key, value in self.given.items()}
+        checkpoint["_task_n"] = self.number
+        size = len(json.dumps(checkpoint))
+        if size <= protocol.MAX_CHECKPOINT_SIZE:
+            self.launch.update(checkpoint=checkpoint)
+        else:
+            # That of an earlier task is as good, if less is saved by it.
+            _say(f"no checkpoint before task {self.number + 1}: it would have {size} bytes")
 
     def _loaded(self) -> List[RunTask]:
         if not self.tasks:
@@ -220,9 +227,10 @@ class _Run:
         apply_mods(self.spec, raw["mod_spec"])
         action.update(self.given)
         size = len(json.dumps(action))
-        if size > _MAX_ACTION_SIZE:
+        if size > protocol.MAX_ACTION_SIZE:
             raise Fault(
-                f"the results are {size} bytes of JSON; at most {_MAX_ACTION_SIZE} can be told"
+                f"the results are {size} bytes of JSON; at most {protocol.MAX_ACTION_SIZE} can be "
+                "told: leave large data in files"
             )
         return action
 

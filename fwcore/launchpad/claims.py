@@ -263,6 +263,8 @@ class Claims(Session):
             for number in firework[key]
         }
         older = self._by_id("launches", "launch_id", mentioned - own)
+        for launch in older.values():
+            launch["action"] = _told(launch.get("action"))
         every = {**older, **{launch["launch_id"]: launch for launch in launches}}
         return [
             Claim(
@@ -341,3 +343,11 @@ def _is_exact(finder: Any) -> bool:
 
 def _member(world: World, fw_id: int) -> bool:
     return any(fw_id in workflow["nodes"] for workflow in world.workflows)
+
+
+def _told(action: Document | None) -> Document | None:
+    """Return the action of an earlier launch as ``FW.json`` tells it: not one that GridFS has to hold.
+
+    Nothing on a compute node reads it, and a rerun must not have to carry tens of megabytes per launch.
+    """
+    return None if action and "gridfs_id" in action else action

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from fwcore.errors import NotInitialized
-from fwcore.launchpad.connection import Connected
+from fwcore.launchpad.gridfiles import GridFiles
 from fwcore.launchpad.journal import Fenced
 from fwcore.world import Missing, World
 
@@ -16,7 +16,7 @@ Document = dict[str, Any]
 WHOLE = 100_000
 
 
-class Reading(Connected):
+class Reading(GridFiles):
     """Fills the World of a plan; draws ids."""
 
     def _allocate(self, counter: str, count: int, within: Document | None = None) -> int:
@@ -98,7 +98,9 @@ class Reading(Connected):
         world.fireworks.update(fireworks)
         listed = {number for firework in fireworks.values() for number in firework["launches"]}
         wanted = (missing.launches | listed) - set(world.launches)
-        world.launches.update(self._by_id("launches", "launch_id", wanted))
+        launches = self._by_id("launches", "launch_id", wanted)
+        world.unread.update(self._resolve(launches.values()))
+        world.launches.update(launches)
         if missing.owners:
             world.owners.update(self._all_owners(missing.owners))
         if missing.flags:

@@ -18,6 +18,9 @@ BATCH = 500
 #: Gives the launch directory of (the Firework to be claimed, its launch_id). It must not make it.
 PlaceLaunch = Callable[[Mapping[str, Any], int], str]
 
+#: Gives {filename: its end, as text} of the files that a launch, given as its document, tracks.
+Track = Callable[[Mapping[str, Any]], Mapping[str, str]]
+
 
 @dataclass(frozen=True)
 class Claim:

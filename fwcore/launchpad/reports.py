@@ -5,51 +5,50 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import replace
 from functools import partial
-from typing import Any, cast
-
-import bson
+from typing import Any
 
 from fwcore.growth import count_added
-from fwcore.launchpad.records import BATCH, Applied
+from fwcore.launchpad.journal import Fenced
+from fwcore.launchpad.records import BATCH, Applied, Track
 from fwcore.launchpad.session import Session, batches
-from fwcore.plan import Outcome, Plan, is_heartbeat, plan_heartbeats, plan_reports
+from fwcore.plan import Plan, is_heartbeat, plan_heartbeats, plan_reports
+from fwcore.states import ACTIVE
 from fwcore.world import World, Write
 from fwrunner.protocol import Report
 
 Document = dict[str, Any]
 
 
-#: Bytes of the largest action and checkpoint that fit into a launch: MongoDB's 16 MiB less the rest.
-MAX_ACTION_SIZE = 15 * 1024 * 1024
-
-
 class Reports(Session):
     """Applies reports."""
 
-    def apply(self, reports: Iterable[Report]) -> Applied:
-        """Bring reports into the database: one lock, read, plan, write, unlock for a whole batch."""
+    def apply(self, reports: Iterable[Report], *, track: Track | None = None) -> Applied:
+        """Bring reports into the database: one lock, read, plan, write, unlock for a whole batch.
+
+        ``track`` is asked for the launches that have not ended and have trackers; what it gives is stored
+        together with what else their reports tell.
+        """
         result = Applied()
         with self._reaching():
             self._finish_own()
             for batch in batches(list(reports), BATCH):
-                storable, too_large = _split_by_size(batch)
-                result.deferred += too_large
-                result.extend(self._apply_batch(storable))
+                result.extend(self._apply_batch(batch, track))
         return result
 
-    def _apply_batch(self, reports: list[Report]) -> Applied:
+    def _apply_batch(self, reports: list[Report], track: Track | None) -> Applied:
         launches = self._by_id("launches", "launch_id", {report.launch_id for report in reports})
         beats: list[Report] = []
         rest: list[Report] = []
         for report in reports:
             launch = launches.get(report.launch_id)
-            (beats if launch and is_heartbeat(launch, report) else rest).append(report)
+            told = _tracking(report, launch, track) if launch and track else report
+            (beats if launch and is_heartbeat(launch, report) else rest).append(told)
         result = Applied()
         if beats:
             world = World(launches=launches)
             self._read_runs(world, {report.launch_id for report in beats})
             plan = plan_heartbeats(world, beats)
-            self._tell_of_life(plan.writes)
+            self._tell_of_life(self._fitting(launches, plan.writes))
             result.extend(plan)
         if rest:
             result.extend(self._apply_locked(rest))
@@ -73,25 +72,18 @@ class Reports(Session):
             self._read(world, owners, launch_ids, children=bool(ending))
             world.new_ids += self._new_fw_ids(sum(count_added(r.fwaction) for r in reports))
             plan = self._planned(world, partial(plan_reports, world, reports, self._clock()))
-            self._commit(plan, token)
+            plan.writes = self._fitting(world.launches, plan.writes)
+            try:
+                self._commit(plan, token)
+            except Fenced:
+                # What was stored for it in vain may be of no use to anybody.
+                self._drop_superseded(plan.writes)
+                raise
             return plan
 
 
-def _split_by_size(reports: list[Report]) -> tuple[list[Report], list[Outcome]]:
-    storable, too_large = [], []
-    for report in reports:
-        size = _stored_size(report)
-        if size <= MAX_ACTION_SIZE:
-            storable.append(report)
-        else:
-            reason = f"its result of {size} bytes does not fit into a MongoDB document"
-            too_large.append(Outcome(report.launch_id, report.fw_id, reason=reason))
-    return storable, too_large
-
-
-def _stored_size(report: Report) -> int:
-    try:
-        return len(bson.encode(cast(Document, {"a": report.fwaction, "c": report.checkpoint})))
-    except (bson.errors.InvalidDocument, OverflowError, UnicodeEncodeError):
-        # The plan finds the place and says so.
-        return 0
+def _tracking(report: Report, launch: Document, track: Track) -> Report:
+    """Return a report with what the files that its launch tracks hold now."""
+    if not launch.get("trackers") or launch["state"] not in ACTIVE:
+        return report
+    return report._replace(trackers={**(report.trackers or {}), **track(launch)})

@@ -17,12 +17,15 @@ from fwcore.world import Missing, World, Write
 _OURS = re.compile("^fwagent:")
 #: Bytes of the largest document, less some for what else changes in it.
 _FULL = 16 * 1024 * 1024 - 64 * 1024
+#: Items of a list that are measured one by one.
+_PARENTS = 100
 
 
 class Planned(Protocol):
     """A plan, whatever else it tells."""
 
     writes: list[Write]
+    grown: dict[int, int]
 
 
 _Plan = TypeVar("_Plan", bound=Planned)
@@ -91,10 +94,11 @@ class Session(Writing):
                 world.gone.fireworks |= missing.fireworks - world.fireworks.keys()
                 world.gone.launches |= missing.launches - world.launches.keys()
                 continue
-            full = _outgrown(world, plan)
-            if full <= world.full:
+            full, bursting = _outgrown(world, plan), _bursting(plan)
+            if full <= world.full and bursting <= world.bursting:
                 return plan
             world.full |= full
+            world.bursting |= bursting
 
     def _commit(self, plan: Planned, token: str) -> None:
         """Carry out a plan under the locks of ``token``; the write of a workflow releases its lock."""
@@ -172,14 +176,36 @@ class Session(Writing):
 
 def _outgrown(world: World, plan: Planned) -> set[int]:
     """Return the Fireworks that a plan would let outgrow a document."""
-    changed = [
-        write for write in plan.writes if write.collection == "fireworks" and not write.upsert
-    ]
+    sizes: dict[int, int] = {}
+    found: set[int] = set()
+    for write in plan.writes:
+        if write.collection != "fireworks" or write.upsert:
+            continue
+        changes = write.update.get("$set", {})
+        grown = [value for path, value in changes.items() if path.startswith("spec")]
+        size = sum(_size(value, sizes) for value in grown) + sum(map(len, changes))
+        fw_id = write.filter["fw_id"]
+        if grown and len(bson.encode(world.fireworks[fw_id])) + size > _FULL:
+            found.add(fw_id)
+    return found
+
+
+def _size(value: Any, sizes: dict[int, int]) -> int:
+    """Return the encoded size of a value. Siblings share what a parent gives them, which is measured once."""
+    # A list of parents is each child's own, the parents in it are shared.
+    parts = value if isinstance(value, list) and len(value) <= _PARENTS else [value]
+    for part in parts:
+        if id(part) not in sizes:
+            sizes[id(part)] = len(bson.encode({"": part}))
+    return sum(sizes[id(part)] + 16 for part in parts)
+
+
+def _bursting(plan: Planned) -> set[int]:
+    """Return the Fireworks whose actions add one that fits into no document."""
     return {
-        write.filter["fw_id"]
-        for write in changed
-        if any(path.startswith("spec") for path in write.update.get("$set", {}))
-        and len(bson.encode(world.fireworks[write.filter["fw_id"]])) + len(encoded(write)) > _FULL
+        plan.grown[write.filter["fw_id"]]
+        for write in plan.writes
+        if write.collection == "fireworks" and write.upsert and len(encoded(write)) > _FULL
     }
 
 

@@ -11,7 +11,7 @@ import bson
 from pymongo import UpdateMany, UpdateOne
 from pymongo.errors import BulkWriteError
 
-from fwcore.launchpad.journal import Fenced, Journal, encoded
+from fwcore.launchpad.journal import Fenced, encoded
 from fwcore.launchpad.reading import Reading
 from fwcore.states import ACTIVE
 from fwcore.world import Write
@@ -24,7 +24,7 @@ _ATTEMPTS = 5
 _PATH_NOT_VIABLE = 28
 
 
-class Writing(Journal, Reading):
+class Writing(Reading):
     """Makes writes."""
 
     def _execute(self, writes: list[Write], token: str) -> None:
@@ -35,6 +35,7 @@ class Writing(Journal, Reading):
                 singles = [single for write in batch for single in _singles(write)]
                 if done < len(singles):
                     self._settle(singles, token)
+        self._drop_superseded(writes)
 
     def _write(self, collection: str, writes: list[Write], token: str) -> int:
         """Make writes and return how many found their document.

@@ -39,8 +39,15 @@ STAGED = "staged, not started"
 FINAL_STATES = ("COMPLETED", "FIZZLED")
 REPORT_STATES = ("RUNNING",) + FINAL_STATES
 
-#: Bytes of the largest file that is read from a launch directory, decompressed.
-MAX_REPORT_SIZE = 64 * 1024 * 1024
+#: Bytes of JSON of the largest action that a job can report, of all its tasks together.
+MAX_ACTION_SIZE = 64 * 1024 * 1024
+
+#: Bytes of JSON of the largest checkpoint: a launch holds it twice, in a document of 16 MiB.
+MAX_CHECKPOINT_SIZE = 7 * 1024 * 1024
+
+#: Bytes of the largest file that is read from a launch directory, decompressed: an action, a checkpoint,
+#: and some for the rest.
+MAX_REPORT_SIZE = 80 * 1024 * 1024
 
 #: The database stores no larger integer (nor a smaller one than its negative).
 MAX_INT = 2**63 - 1
@@ -64,6 +71,7 @@ class Report(NamedTuple):
     ``state`` is RUNNING, COMPLETED or FIZZLED. Times are ISO 8601 texts as they were found, naive
     ones meaning UTC. ``checkpoint`` and ``fwaction`` are FireWorks' objects, passed through as
     opaque JSON. ``fw_id`` and ``token`` are None in a directory that stock ``rlaunch`` wrote.
+    ``trackers`` is {filename: its end, as text} of files that the launch tracks.
     """
 
     launch_id: int
@@ -78,6 +86,7 @@ class Report(NamedTuple):
     fwaction: Optional[Document] = None
     host: Optional[str] = None
     attempt: int = 1
+    trackers: Optional[Document] = None
 
     @property
     def final(self) -> bool:
@@ -263,7 +272,7 @@ def _read_ping(launch_dir: str, limits: _Limits) -> Optional[str]:
 
 
 _TYPES: Dict[str, type] = dict.fromkeys(Report._fields, str)
-_TYPES.update(launch_id=int, fw_id=int, attempt=int, checkpoint=dict, fwaction=dict)
+_TYPES.update(launch_id=int, fw_id=int, attempt=int, checkpoint=dict, fwaction=dict, trackers=dict)
 
 
 def _checked(report: Report) -> Report:

@@ -184,11 +184,10 @@ def test_a_file_that_is_too_large_is_not_read(site, store, stock):
     assert len(site.json("recover")["applied"]) == 1
 
 
-def test_a_result_that_no_document_holds_is_deferred(site, store, stock):
+def test_a_result_that_no_document_holds_is_recovered(site, store, stock):
     in_place(offline_of(stock), stock_report(stock, stored_data={"x": "y" * 2**24}))
-    row = only(site.json("recover", status=3)["deferred"])
-    assert "does not fit into a MongoDB document" in row["reason"]
-    assert store.states() == {1: "RESERVED", 2: "WAITING"}
+    assert only(site.json("recover")["applied"])["state"] == "COMPLETED"
+    assert store.states() == {1: "COMPLETED", 2: "READY"}
     assert store.locks() == 0
 
 

@@ -8,9 +8,13 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Mapping
 
 import pytest
+from bson import ObjectId
+from gridfs import GridFS
 
+from fwcore.launchpad import gridfiles
 from fwcore.worker import Worker
 from fwrunner.protocol import Report
 from tests.support.batches import (
@@ -35,12 +39,14 @@ VICTIM = """
 import json, os, signal, sys
 from datetime import datetime
 from pymongo.monitoring import CommandListener
-from fwcore.launchpad import LaunchPad
+from fwcore.launchpad import LaunchPad, gridfiles
 from fwcore.launchpad.journal import Fenced
 from fwcore.worker import Worker
 from fwrunner.protocol import Report
 
 job = json.loads(sys.argv[1])
+for limit, value in job["limits"].items():
+    setattr(gridfiles, limit, value)
 
 class Killer(CommandListener):
     count = 0
@@ -84,13 +90,14 @@ def strike(
     when: str,
     number: int,
     change: tuple[str, list[int]] = ("", []),
+    limits: Mapping[str, int] | None = None,
 ) -> subprocess.Popen[bytes]:
     """Start a process that applies the reports and gets a signal at a command; wait for it to have it.
 
     Without reports it claims, or does a ``change``, a method of the LaunchPad and the Fireworks for it.
     """
     job = {"uri": uri, "name": name, "now": NOW.isoformat(), "at": at, "when": when}
-    job |= {"signal": number, "reports": [list(report) for report in told]}
+    job |= {"signal": number, "reports": [list(report) for report in told], "limits": limits or {}}
     job |= {"call": change[0], "fw_ids": change[1]}
     victim = subprocess.Popen([sys.executable, "-c", VICTIM, json.dumps(job)], cwd=REPOSITORY)
     # A stopped child is reported by WUNTRACED, a killed one left for `wait`.
@@ -130,6 +137,70 @@ def test_cut_at_every_command(
                 assert victim.wait(timeout=60) == -signal.SIGKILL, where
             assert_nothing_is_left(mongo_client, db_name)
             heir.close()
+
+
+# A document has 3000 bytes, a chunk 1000, and two of them are sent at once.
+LIMITS = {"LARGEST": 3000, "_CHUNK": 1000, "_AT_ONCE": 2}
+GRIDFS = ("fw_gridfs.files", "fw_gridfs.chunks")
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP])
+def test_a_large_result_that_is_cut(
+    db_uri: str,
+    db_name: str,
+    mongo_client: Client,
+    staged: Staged,
+    number: signal.Signals,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """An action on its way into GridFS: one file, whole, named by its launch, whatever happens."""
+    for name, value in LIMITS.items():
+        monkeypatch.setattr(gridfiles, name, value)
+    database = mongo_client[db_name]
+    told, before = staged
+    large = {**(told[0].fwaction or {}), "stored_data": {"x": "y" * 5000}}
+    told = [told[0]._replace(state="COMPLETED", fwaction=large)]
+
+    def assert_one_file(where: str) -> None:
+        [file] = database["fw_gridfs.files"].find()
+        assert file["metadata"] == {"launch_id": told[0].launch_id}, where
+        assert database["fw_gridfs.chunks"].distinct("files_id") == [file["_id"]], where
+        launch = database.launches.find_one({"launch_id": told[0].launch_id}) or {}
+        reference = ObjectId(launch["action"]["gridfs_id"])
+        action = json.loads(GridFS(database, "fw_gridfs").get(reference).read())
+        assert action["stored_data"] == large["stored_data"], where
+
+    count = Count()
+    uninterrupted = connected(db_uri, db_name, count)
+    assert len(uninterrupted.apply(told).applied) == 1
+    expected = outcome(mongo_client, db_name)
+    commands = list(count.commands)
+    uninterrupted.close()
+    assert commands.count("update fw_gridfs.chunks") > 2
+
+    for at, command in enumerate(commands, 1):
+        # Cut before a command is cut after the one before, and a look changes nothing.
+        if command.startswith("find"):
+            continue
+        # The other tests stop everywhere; here, where a large result makes a difference.
+        if number == signal.SIGSTOP and not command.endswith(("chunks", "_journal", "launches")):
+            continue
+        where = f"{number.name} after command {at}, {command}"
+        restore(mongo_client, db_name, before)
+        for collection in GRIDFS:
+            database[collection].delete_many({})
+        victim = strike(db_uri, db_name, told, at, "after", number, limits=LIMITS)
+        heir = connected(db_uri, db_name)
+        heir.resume(is_gone=lambda _host, _pid: True)
+        again = heir.apply(told)
+        assert not again.deferred, f"{where}: {again.deferred}"
+        if number == signal.SIGSTOP:
+            victim.send_signal(signal.SIGCONT)
+        assert victim.wait(timeout=60) in (0, 3, -signal.SIGKILL), where
+        heir.close()
+        assert outcome(mongo_client, db_name) == expected, where
+        assert_one_file(where)
+        assert_nothing_is_left(mongo_client, db_name)
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP])

@@ -388,14 +388,6 @@ def test_a_completion_reads_its_children_not_its_workflow(db_uri, lp_name, lp) -
 # -------------------------------------------------------------------------------------- odd documents
 
 
-def test_a_result_that_is_too_large_waits_and_harms_no_other(lp, db, monkeypatch) -> None:
-    monkeypatch.setattr(module, "MAX_ACTION_SIZE", 1000)
-    large, plain = stage(lp, add(lp, {"a": ""})["a"], add(lp, {"a": ""})["a"])
-    result = lp.apply([report(large, stored_data={"x": "y" * 2000}), report(plain)])
-    assert "does not fit into a MongoDB document" in result.deferred[0].reason
-    assert [o.launch_id for o in result.applied] == [plain.launch_id]
-
-
 @pytest.mark.parametrize("data", [{"n": 2**70}, {"t": "\ud800"}, {"a\0b": 1}])
 def test_a_result_that_cannot_be_stored_fizzles_its_firework(lp, db, data) -> None:
     odd, plain = stage(lp, add(lp, {"a": ""})["a"], add(lp, {"a": ""})["a"])

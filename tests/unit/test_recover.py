@@ -27,14 +27,18 @@ class FakeLaunchPad:
         self.directories = {}
         self.forgotten = set()
         self.down = False
+        self.documents = {}
+        self.tails = []
 
     def now(self):
         return NOW
 
-    def apply(self, reports):
+    def apply(self, reports, *, track):
         if self.down:
             raise DatabaseUnreachable("down")
         reports = list(reports)
+        documents = [self.documents.get(report.launch_id) for report in reports]
+        self.tails += [track(launch) for launch in documents if launch]
         self.offered.append([report.launch_id for report in reports])
         applied = Applied()
         for report in reports:
@@ -222,6 +226,20 @@ def test_batches_are_bounded(way_back, launchpad, outbox, tmp_path, monkeypatch)
     assert names(outbox) == []
 
 
+def test_batches_of_large_reports_are_bounded_by_their_bytes(
+    way_back, launchpad, outbox, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(recover, "BATCH_BYTES", 3000)
+    places = {}
+    for number, size in enumerate((1000, 1000, 5000, 1000)):
+        places[number] = staged(tmp_path, number)
+        tell(places[number], number, fwaction={"x": "y" * size}, state="COMPLETED")
+        path = drop(outbox, number)
+        path.write_bytes(path.read_bytes() + b" " * size)
+    assert len(look(way_back, places).applied) == 8
+    assert launchpad.offered == [[0, 1], [2], [3]] * 2
+
+
 # ----------------------------------------------------------------------------- launch directories
 
 
@@ -378,3 +396,26 @@ def test_places_of_all_workers(way_back, launchpad):
     launchpad.open = [launch(1), launch(3, "other")]
     launchpad.directories = {"w": {1: "/moved/1"}}
     assert way_back.places(None, registered_for="w") == {1: "/moved/1", 3: "/db/3"}
+
+
+# ------------------------------------------------------------------------------------ tracked files
+
+
+def test_tracked_files_are_read_where_the_launch_is(way_back, launchpad, outbox, tmp_path):
+    """In the directory that it has, or in the one that was registered for it; told by either way."""
+    place, moved = staged(tmp_path), tmp_path / "moved"
+    (place / "log").write_text("x")
+    document = {"launch_id": 1, "launch_dir": str(place), "trackers": [{"filename": "log"}]}
+    launchpad.documents[1] = document
+    drop(outbox, 1)
+    look(way_back)
+    tell(place, **DONE)
+    look(way_back, {1: place})
+    place.rename(moved)
+    drop(outbox, 1)
+    look(way_back, {1: moved})
+    assert launchpad.tails == [{"log": "x"}] * 3
+    shutil.rmtree(moved)
+    drop(outbox, 1)
+    look(way_back, {1: moved})
+    assert launchpad.tails[3:] == [{}]

@@ -314,10 +314,31 @@ class TestFizzled:
         assert stored["_task"]["code"] == code
 
     def test_results_too_large_to_be_read(self, stage, monkeypatch):
-        monkeypatch.setattr(runner, "_MAX_ACTION_SIZE", 1000)
+        monkeypatch.setattr(protocol, "MAX_ACTION_SIZE", 1000)
         staged = stage(call("{'stored_data': {'x': 'y' * 1000}}"))
         assert run(str(staged.path)) == 1
         assert "bytes of JSON; at most 1000" in staged.stored()["_message"]
+
+    def test_a_checkpoint_too_large_for_a_launch_leaves_the_one_before(
+        self, stage, monkeypatch, capfd
+    ):
+        monkeypatch.setattr(protocol, "MAX_CHECKPOINT_SIZE", 1000)
+        large = call("{'stored_data': {'x': 'y' * 1000}}")
+        staged = stage(action(stored_data={"a": 1}), large, call("1 / 0"))
+        assert run(str(staged.path)) == 1
+        checkpoint = staged.report().checkpoint
+        assert (checkpoint["_task_n"], checkpoint["_all_stored_data"]) == (1, {"a": 1})
+        assert "no checkpoint before task 3" in capfd.readouterr().err
+
+    def test_the_largest_report_can_be_read(self, stage):
+        """With 40 MB in it, and a checkpoint as large as there may be."""
+        first = call(f"{{'stored_data': {{'x': 'y' * {protocol.MAX_CHECKPOINT_SIZE - 1000}}}}}")
+        staged = stage(first, call("{'stored_data': {'z': 'y' * 40 * 10**6}}"))
+        assert run(str(staged.path)) == 0
+        assert len(staged.stored()["z"]) == 40 * 10**6
+        assert staged.report().checkpoint["_task_n"] == 1
+        total = protocol.MAX_ACTION_SIZE + protocol.MAX_CHECKPOINT_SIZE
+        assert total + 1024 * 1024 < protocol.MAX_REPORT_SIZE
 
     @pytest.mark.parametrize(
         ("task", "message"),
