@@ -177,35 +177,38 @@ def unlock(
     with _parts(ctx, config) as parts:
         locks = parts.launchpad.locks(fw_ids, is_gone)
         loose = [lock for lock in locks if lock.verdict != "held"]
-        if loose and not yes:
-            for lock in loose:
-                typer.echo(
-                    f"the workflow of Firework {lock.fw_id} ({lock.name}) is locked by {lock.holder}",
-                    err=True,
-                )
-            typer.echo("make sure that no lpad, rlaunch or qlaunch is at work on it", err=True)
-            if as_json or not typer.confirm("release?", err=True):
-                typer.echo("nothing was released; --yes does it without asking", err=True)
-                raise typer.Exit(USAGE)
+        if loose and not yes and not _may_release(loose, ask=not as_json):
+            typer.echo("nothing was released; --yes does it without asking", err=True)
+            raise typer.Exit(USAGE)
         released = parts.launchpad.unlock(loose, is_gone)
     kept = [lock for lock in locks if lock not in released]
     if as_json:
         rows = {"released": released, "kept": kept}
         typer.echo(json.dumps({key: _lock_rows(value) for key, value in rows.items()}))
     else:
-        for lock in released:
-            typer.echo(f"released the workflow of Firework {lock.fw_id}")
-            if lock.holder == "FireWorks":
-                typer.echo(
-                    "  what held it may have been cut half-way: run `lpad admin refresh "
-                    f"-i {lock.fw_id}`"
-                )
-        for lock in kept:
-            why = "which is at work" if lock.verdict == "held" else "who has taken it anew"
-            typer.echo(f"kept: Firework {lock.fw_id} is locked by {lock.holder}, {why}", err=True)
-        if not locks:
-            typer.echo("not locked")
+        _print_unlocked(released, kept)
     raise typer.Exit(FAILED if kept else OK)
+
+
+def _may_release(locks: list[Lock], *, ask: bool) -> bool:
+    for lock in locks:
+        what = f"the workflow of Firework {lock.fw_id} ({lock.name})"
+        typer.echo(f"{what} is locked by {lock.holder}", err=True)
+    typer.echo("make sure that no lpad, rlaunch or qlaunch is at work on it", err=True)
+    return ask and typer.confirm("release?", err=True)
+
+
+def _print_unlocked(released: list[Lock], kept: list[Lock]) -> None:
+    for lock in released:
+        typer.echo(f"released the workflow of Firework {lock.fw_id}")
+        if lock.holder == "FireWorks":
+            mend = f"lpad admin refresh -i {lock.fw_id}"
+            typer.echo(f"  what held it may have been cut half-way: run `{mend}`")
+    for lock in kept:
+        why = "which is at work" if lock.verdict == "held" else "who has taken it anew"
+        typer.echo(f"kept: Firework {lock.fw_id} is locked by {lock.holder}, {why}", err=True)
+    if not released and not kept:
+        typer.echo("not locked")
 
 
 def _lock_rows(locks: list[Lock]) -> list[dict[str, object]]:
