@@ -263,7 +263,7 @@ def test_a_launch_that_is_shared_while_its_report_is_applied(lp, db, db_uri, lp_
     wire = Wire()
     slow = LaunchPad.from_uri(db_uri, lp_name, event_listeners=[wire])
     again = add(lp, {"a": "b"}, {"a": EXACT})
-    wire.interrupt("update", "fwagent_sessions", lambda: lp.claim(WORKER, 5))
+    wire.interrupt("findAndModify", "fwagent_sessions", lambda: lp.claim(WORKER, 5))
     result = slow.apply([report(claim)])
     assert wire.interrupted
     assert [(each.launch_id, each.reason) for each in result.deferred] == [
