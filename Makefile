@@ -23,7 +23,7 @@ READ := pyproject.toml constraints.txt
 .PHONY: help
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | while IFS='	' read -r name what; do \
-	  printf '  make %-10s %s\n' "$$name" "$$what"; done
+	  printf '  make %-17s %s\n' "$$name" "$$what"; done
 
 .PHONY: demo
 demo: $(DEMO) ## a real workflow on a throwaway database, shown live
@@ -36,6 +36,13 @@ test: system $(TEST) $(FW) lint ## everything: checks, and all tests against the
 .PHONY: test-unit
 test-unit: $(TEST) ## the tests that need no server
 	$(BIN)/pytest tests/unit $(PYTEST_ARGS)
+
+N ?= 5000
+SEED ?= $(shell date +%s)
+.PHONY: test-differential
+test-differential: $(TEST) $(FW) ## N generated workflows (5000) through FireWorks and us, compared step by step
+	FWAGENT_DIFFERENTIAL_N='$(N)' FWAGENT_DIFFERENTIAL_SEED='$(SEED)' \
+	  $(BIN)/pytest -s tests/interop/test_differential.py $(PYTEST_ARGS)
 
 .PHONY: lint
 lint: $(TEST) ## style, types, layers, and fwrunner's Python 3.6

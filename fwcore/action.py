@@ -5,10 +5,11 @@ Facts: FireWorks 2.1.4, ``fireworks/core/firework.py`` (``FWAction``).
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from copy import copy
 from typing import Any
 
-from fwrunner.protocol.action import EMPTY, InvalidAction
+from fwrunner.protocol.action import EMPTY, InvalidAction, apply_modifiers
 
 Document = dict[str, Any]
 
@@ -33,6 +34,45 @@ def normalized(action: Document) -> Document:
     if not storable(result):
         _find_unstorable(result, "", 0)
     return result
+
+
+#: The modifiers that alter a list instead of replacing it.
+_IN_PLACE = frozenset({"_push", "_push_all", "_inc", "_add_to_set", "_pop"})
+
+
+def modified(spec: Document, action: Mapping[str, Any]) -> Document:
+    """Return a spec after an action's ``update_spec`` and ``mod_spec``; raise InvalidAction.
+
+    ``_tasks`` is as FireWorks has it: it keeps a Firework's tasks beside its spec and writes them over the
+    spec's in the end. So what replaces the list is lost, and what alters it stays.
+    """
+    changed = {**spec, **action["update_spec"]}
+    apply_modifiers(changed, action["mod_spec"])
+    return {**changed, **_modified_tasks(spec, action)}
+
+
+def _modified_tasks(spec: Document, action: Mapping[str, Any]) -> Document:
+    found = {key: spec[key] for key in ("_tasks",) if key in spec}
+    replaced = "_tasks" in action["update_spec"]
+    for modifier in action["mod_spec"]:
+        for verb, arguments in modifier.items():
+            if replaced or not _concerns_tasks(verb, arguments):
+                continue
+            replaced = verb not in _IN_PLACE
+            if not replaced:
+                apply_modifiers(found, [{verb: {"_tasks": arguments["_tasks"]}}])
+                _check_tasks(found["_tasks"])
+    return found
+
+
+def _check_tasks(tasks: list[Any]) -> None:
+    if any(not isinstance(task, Mapping) or "_fw_name" not in task for task in tasks):
+        raise InvalidAction("'_tasks' would hold what is no task")
+
+
+def _concerns_tasks(verb: str, arguments: Any) -> bool:
+    renamed = verb == "_rename" and "_tasks" in arguments.values()
+    return renamed or "_tasks" in arguments
 
 
 def _as_list(value: Any) -> list[Any]:

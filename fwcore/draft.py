@@ -17,7 +17,7 @@ from fwcore.flow import Flow
 from fwcore.growth import Growth, growths_of, new_ids
 from fwcore.states import FINAL, HELD, RANKS, acceptable_parents, representative
 from fwcore.world import Defer, Ignore, Missing, World, Write
-from fwrunner.protocol.action import InvalidAction, apply_modifiers
+from fwrunner.protocol.action import InvalidAction
 
 Document = dict[str, Any]
 
@@ -269,6 +269,8 @@ class Draft:
             flow.add(links, growth.parents, [ids[root] for root in growth.roots])
             for old, spec in specs.items():
                 document = new_firework(growth.fireworks[old], ids[old], False, self.now)
+                if document["state"] in HELD:  # no refresh touches it
+                    document["updated_on"] = growth.fireworks[old].get("updated_on", iso(self.now))
                 self._fireworks[ids[old]] = {**document, "spec": spec}
                 self._flow_of[ids[old]] = flow
                 self.grown[ids[old]] = fw_id
@@ -417,12 +419,10 @@ class Draft:
 
 def _modified(spec: Document, action: Mapping[str, Any], whose: str) -> Document:
     """Return a spec after an action's ``update_spec`` and ``mod_spec``; raise InvalidAction."""
-    changed = {**spec, **action["update_spec"]}
     try:
-        apply_modifiers(changed, action["mod_spec"])
+        return actions.modified(spec, action)
     except InvalidAction as error:
         raise InvalidAction(f"{error} (in {whose})") from error
-    return changed
 
 
 def launch_write(old: Document, new: Document) -> Write | None:

@@ -491,7 +491,8 @@ def test_every_line_of_the_table_is_met(bench: Bench) -> None:
         for moment in MOMENTS
         for found in found_in(bench, name, moment)
     }
-    assert [entry.name for entry in DIFFERENCES if entry not in met] == []
+    elsewhere = [entry for entry in DIFFERENCES if entry.where == "generated: .*"]
+    assert [entry.name for entry in DIFFERENCES if entry not in {*met, *elsewhere}] == []
 
 
 def test_fireworks_reads_what_we_leave_and_would_write_the_same(bench: Bench) -> None:

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fwcore.action import failure, normalized, storable
+from fwcore.action import failure, modified, normalized, storable
 from fwrunner.protocol.action import InvalidAction, apply_modifiers
 
 SPEC = {
@@ -202,3 +202,33 @@ def test_a_failure_has_the_shape_that_fireworks_gives_it() -> None:
 )
 def test_storable(value, answer) -> None:
     assert storable(value) is answer
+
+
+T1, T2, T3 = ({"_fw_name": "ScriptTask", "script": str(number)} for number in (1, 2, 3))
+
+
+@pytest.mark.parametrize(
+    ("action", "tasks"),
+    [
+        ({"mod_spec": [{"_push": {"_tasks": T2}}]}, [T1, T2]),
+        ({"mod_spec": [{"_push_all": {"_tasks": [T2, T3]}}, {"_pop": {"_tasks": -1}}]}, [T2, T3]),
+        ({"update_spec": {"_tasks": [T2]}}, [T1]),
+        ({"update_spec": {"_tasks": [T2]}, "mod_spec": [{"_push": {"_tasks": T3}}]}, [T1]),
+        ({"mod_spec": [{"_set": {"_tasks": [T2]}}, {"_push": {"_tasks": T3}}]}, [T1]),
+        ({"mod_spec": [{"_unset": ["_tasks"]}]}, [T1]),
+        ({"mod_spec": [{"_pull": {"_tasks": T1}}]}, [T1]),
+        ({"mod_spec": [{"_rename": {"_tasks": "t"}}]}, [T1]),
+        ({"mod_spec": [{"_rename": {"x": "_tasks"}}]}, [T1]),
+    ],
+)
+def test_tasks_are_altered_but_not_replaced(action, tasks) -> None:
+    before = {"_tasks": [T1], "x": 5}
+    changed = modified(before, normalized(action))
+    assert changed["_tasks"] == tasks
+    assert before == {"_tasks": [T1], "x": 5}
+
+
+@pytest.mark.parametrize("junk", [5, {}, {"script": "true"}])
+def test_what_is_no_task_is_refused(junk) -> None:
+    with pytest.raises(InvalidAction, match="no task"):
+        modified({"_tasks": [T1]}, normalized({"mod_spec": [{"_push": {"_tasks": junk}}]}))

@@ -613,3 +613,16 @@ def check_states(memory: Memory) -> None:
                 if parent not in seen:
                     seen.add(parent)
                     above += flow["parent_links"].get(str(parent), [])
+
+
+@pytest.mark.parametrize(
+    ("source", "updated_on"),
+    [({"updated_on": "2026-01-01T08:00:00+00:00"}, "2026-01-01T08:00:00+00:00"), ({}, None)],
+)
+def test_a_new_firework_that_is_held_keeps_its_date(memory, source, updated_on) -> None:
+    ids = memory.add({"a": ""})
+    launch = memory.reserve(ids["a"])
+    memory.apply(report(launch, "COMPLETED", additions=[{**fw(-1), "state": "PAUSED", **source}]))
+    new = by_name(memory, "new")
+    assert new["state"] == "PAUSED"
+    assert new["updated_on"] == (updated_on or memory.firework(ids["a"])["updated_on"])
