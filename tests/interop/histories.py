@@ -314,7 +314,13 @@ def written(growth: Document, numbers: Iterator[int]) -> Document:
 
 #: An action that defuses the workflow leaves little to go on with.
 _parts = st.sampled_from(
-    [*[part for part in _PARTS if part != "defuse_workflow"] * 3, *_PARTS, "mod_spec", "mod_spec"]
+    [
+        *[part for part in _PARTS if part != "defuse_workflow"] * 3,
+        *_PARTS,
+        "mod_spec",
+        "mod_spec",
+        *["defuse_workflow"] * 2,
+    ]
 )
 _actions = _weighted(
     (4, st.lists(_parts, min_size=1, max_size=5).map(dict.fromkeys).map(list).flatmap(_action)),
