@@ -112,12 +112,12 @@ def test_away_while_jobs_run_and_end(site, store, private_mongod, outage):
 
 
 def test_sigterm_while_it_is_down_does_not_wait_for_it(site, store, private_mongod):
-    site.configure(launchpad=site.impatient_launchpad(3000), sync={"outbox_interval": 86400})
+    site.configure(launchpad=site.impatient_launchpad(8000), sync={"outbox_interval": 86400})
     with site.daemon() as daemon:
         private_mongod.stop()
         daemon.reload()
         is_down(daemon)
-        assert daemon.terminate() < 2.5
+        assert daemon.terminate() < 7
     assert daemon.log[-1]["event"] == "stopped"
     private_mongod.start()
     # Its lease ends by itself; until then, status tells who had it.

@@ -268,8 +268,8 @@ DIFFERENCES_OF_CHANGES = (
     Difference(
         "time in the queue",
         r"launches\.reservedtime_secs",
-        r"number",
-        r"number",
+        r"number .*",
+        r"number .*",
         "Until the reservation was taken back.",
         r"cancel.*",
     ),
