@@ -116,8 +116,8 @@ def test_sigterm_while_it_is_down_does_not_wait_for_it(site, store, private_mong
     with site.daemon() as daemon:
         private_mongod.stop()
         daemon.reload()
-        is_down(daemon)
-        assert daemon.terminate() < 7
+        daemon.wait_for_error("does not answer", timeout=30)
+        assert daemon.terminate(timeout=30) < 7
     assert daemon.log[-1]["event"] == "stopped"
     private_mongod.start()
     # Its lease ends by itself; until then, status tells who had it.
