@@ -47,6 +47,8 @@ class Draft:
         self._wholes: dict[int, tuple[list[Document], Document]] = {}
         self._owners: dict[int, list[int]] = {}
         self._checked: dict[int, Document] = {}
+        #: {Firework: its action, and what that makes of specs: {child: (before, after)}}
+        self._given: dict[int, tuple[Document, dict[int, tuple[Document, Document]]]] = {}
         for fw_id, firework in world.fireworks.items():
             for launch_id in firework["launches"]:
                 self._owners.setdefault(launch_id, []).append(fw_id)
@@ -223,10 +225,21 @@ class Draft:
         self._require(targets)
         if full := self.world.full & set(targets):
             raise InvalidAction(f"the spec of Firework {min(full)} would outgrow MongoDB's 16 MiB")
-        return {
-            target: _modified(self.firework(target)["spec"], action, f"Firework {target}")
-            for target in targets
-        }
+        given, known = self._given.get(fw_id, ({}, {}))
+        if given is not action:
+            known = {}
+        found = {target: self._spec_after(target, action, known.get(target)) for target in targets}
+        self._given[fw_id] = (action, found)
+        return {target: after for target, (_before, after) in found.items()}
+
+    def _spec_after(
+        self, target: int, action: Document, known: tuple[Document, Document] | None
+    ) -> tuple[Document, Document]:
+        """Return a spec before and after an action; what was found when it was checked may still hold."""
+        before = self.firework(target)["spec"]
+        if known is not None and known[0] is before:
+            return known
+        return before, _modified(before, action, f"Firework {target}")
 
     def _apply_action(self, fw_id: int) -> list[int]:
         """Apply the action of a Firework that has just become COMPLETED; return the Fireworks it adds."""

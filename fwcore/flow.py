@@ -12,6 +12,9 @@ from fwcore.states import HELD, workflow_state
 
 Document = dict[str, Any]
 
+#: States written one by one at most where the whole is as small.
+_MANY = 100
+
 
 class Flow:
     """One workflow. What was read is never altered; what changes is copied first."""
@@ -93,7 +96,13 @@ class Flow:
             new["updated_on"] = milliseconds(now)
         if "parent_links" in self._old or self._parents:
             new["parent_links"] = self._parents
-        return update_between(self._old, new)
+        return update_between({**self._old, "fw_states": self._known_states()}, new)
+
+    def _known_states(self) -> Mapping[str, str] | None:
+        """Return the states to compare with, or None where writing all of them is cheaper than most of them."""
+        before = self._old["fw_states"]
+        changed = sum(before.get(key) != state for key, state in self._states.items())
+        return None if changed > max(_MANY, len(before) // 2) else before
 
 
 def _append(links: dict[str, list[int]], node: int, other: int) -> None:

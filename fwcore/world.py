@@ -45,7 +45,8 @@ class World:
     whose spec cannot grow by what the batch would add to it; ``bursting`` are those whose actions add a
     Firework that fits into no document; ``unread`` tells for a launch whose action is in GridFS and cannot be
     read from there the reason: its ``action`` is then the reference, ``{"gridfs_id": ...}``; ``owners`` tells
-    of launches all the Fireworks that list them, also those whose workflow is not locked.
+    of launches all the Fireworks that list them, also those whose workflow is not locked; ``sizes`` are bytes
+    of Fireworks as they are stored.
     """
 
     workflows: list[Document] = field(default_factory=list)
@@ -59,6 +60,7 @@ class World:
     full: set[int] = field(default_factory=set)
     owners: dict[int, list[int]] = field(default_factory=dict)
     bursting: set[int] = field(default_factory=set)
+    sizes: dict[int, int] = field(default_factory=dict)
     unread: dict[int, str] = field(default_factory=dict)
 
 

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from typing import Any
+import struct
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, cast
+
+import bson
 
 from fwcore.errors import NotInitialized
 from fwcore.launchpad.gridfiles import GridFiles
@@ -12,6 +15,7 @@ from fwcore.world import Missing, World
 
 Document = dict[str, Any]
 
+_LENGTH = struct.Struct("<i")
 #: Documents of a reply: without it the server hands out 101, then asks to be asked again.
 WHOLE = 100_000
 
@@ -91,7 +95,7 @@ class Reading(GridFiles):
             world.runs.setdefault(run["launch_id"], []).append(run)
 
     def _read_more(self, world: World, missing: Missing) -> None:
-        fireworks = self._fireworks(missing)
+        fireworks = self._fireworks(world, missing)
         for firework in fireworks.values():
             firework.setdefault("launches", [])
             firework.setdefault("archived_launches", [])
@@ -112,14 +116,23 @@ class Reading(GridFiles):
                 flag = firework.get("spec", {}).get("_allow_fizzled_parents")
                 world.tolerant[firework["fw_id"]] = bool(flag)
 
-    def _fireworks(self, missing: Missing) -> dict[int, Document]:
+    def _fireworks(self, world: World, missing: Missing) -> dict[int, Document]:
         """Return Fireworks by their ids, and whoever owns the launches by now."""
-        if not missing.launches:
-            return self._by_id("fireworks", "fw_id", missing.fireworks)
-        listing = {"launches": {"$in": list(missing.launches)}}
-        query = {"$or": [{"fw_id": {"$in": list(missing.fireworks)}}, listing]}
-        found = self._db.fireworks.find(query, batch_size=WHOLE)
-        return {firework["fw_id"]: firework for firework in found}
+        members: Document = {"fw_id": {"$in": list(missing.fireworks)}}
+        if missing.launches:
+            members = {"$or": [members, {"launches": {"$in": list(missing.launches)}}]}
+        elif not missing.fireworks:
+            return {}
+        found: dict[int, Document] = {}
+        raw = cast(
+            "Iterable[bytes]", self._db.fireworks.find_raw_batches(members, batch_size=WHOLE)
+        )
+        for batch in raw:
+            fireworks: list[Document] = bson.decode_all(batch, self._db.codec_options)
+            fw_ids = [firework["fw_id"] for firework in fireworks]
+            found.update(zip(fw_ids, fireworks, strict=True))
+            world.sizes.update(zip(fw_ids, _sizes(batch), strict=True))
+        return found
 
     def _by_id(self, collection: str, key: str, ids: Iterable[int]) -> dict[int, Document]:
         wanted = list(ids)
@@ -129,6 +142,15 @@ class Reading(GridFiles):
             document[key]: document
             for document in self._db[collection].find({key: {"$in": wanted}}, batch_size=WHOLE)
         }
+
+
+def _sizes(batch: bytes) -> Iterator[int]:
+    """Yield the sizes of documents that follow each other; each begins with its own (BSON, version 1.1)."""
+    start = 0
+    while start < len(batch):
+        (size,) = _LENGTH.unpack_from(batch, start)
+        yield size
+        start += size
 
 
 def no_launchpad(name: str, where: str) -> NotInitialized:

@@ -11,7 +11,7 @@ import bson
 
 from fwcore.launchpad.journal import IsGone, encoded, session_of
 from fwcore.launchpad.reading import WHOLE
-from fwcore.launchpad.writing import Writing, merged
+from fwcore.launchpad.writing import Writing, merged, reach
 from fwcore.world import Missing, World, Write
 
 _OURS = re.compile("^fwagent:")
@@ -94,6 +94,7 @@ class Session(Writing):
                 world.gone.fireworks |= missing.fireworks - world.fireworks.keys()
                 world.gone.launches |= missing.launches - world.launches.keys()
                 continue
+            plan.writes = merged(plan.writes)
             full, bursting = _outgrown(world, plan), _bursting(plan)
             if full <= world.full and bursting <= world.bursting:
                 return plan
@@ -104,9 +105,8 @@ class Session(Writing):
         """Carry out a plan under the locks of ``token``; the write of a workflow releases its lock."""
         if not plan.writes:
             return
-        writes = merged(plan.writes)
-        with self._journal(token, {"writes": writes}):
-            self._execute(writes, token)
+        with self._journal(token, {"writes": plan.writes}):
+            self._execute(plan.writes, token)
 
     @contextmanager
     def _journal(
@@ -183,10 +183,10 @@ def _outgrown(world: World, plan: Planned) -> set[int]:
             continue
         changes = write.update.get("$set", {})
         grown = [value for path, value in changes.items() if path.startswith("spec")]
-        size = sum(_size(value, sizes) for value in grown) + sum(map(len, changes))
-        fw_id = write.filter["fw_id"]
-        if grown and len(bson.encode(world.fireworks[fw_id])) + size > _FULL:
-            found.add(fw_id)
+        if not grown:
+            continue
+        room = _FULL - sum(_size(value, sizes) for value in grown) - sum(map(len, changes))
+        found.update(fw_id for fw_id in reach(write) if world.sizes[fw_id] > room)
     return found
 
 

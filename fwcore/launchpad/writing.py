@@ -31,10 +31,8 @@ class Writing(Reading):
         for collection, group in groupby(writes, key=lambda write: write.collection):
             batch = list(group)
             done = self._write(collection, [_unlocking(write, token) for write in batch], token)
-            if collection == "fireworks":
-                singles = [single for write in batch for single in _singles(write)]
-                if done < len(singles):
-                    self._settle(singles, token)
+            if collection == "fireworks" and done < sum(len(reach(write)) for write in batch):
+                self._settle([single for write in batch for single in _singles(write)], token)
         self._drop_superseded(writes)
 
     def _write(self, collection: str, writes: list[Write], token: str) -> int:
@@ -115,14 +113,19 @@ def merged(writes: list[Write]) -> list[Write]:
     return result
 
 
+def reach(write: Write) -> list[int]:
+    """Return the Fireworks that a write is for."""
+    fw_ids = write.filter["fw_id"]
+    return list(fw_ids["$in"]) if isinstance(fw_ids, dict) else [fw_ids]
+
+
 def _singles(write: Write) -> list[Write]:
     """Return a write of each Firework that a merged one is for."""
-    fw_ids = write.filter.get("fw_id")
-    if not isinstance(fw_ids, dict):
+    if not isinstance(write.filter.get("fw_id"), dict):
         return [write]
     return [
         replace(write, filter={**write.filter, "fw_id": fw_id}, many=False)
-        for fw_id in fw_ids["$in"]
+        for fw_id in reach(write)
     ]
 
 

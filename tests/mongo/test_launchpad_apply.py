@@ -2,6 +2,7 @@
 
 import copy
 
+import bson
 import pytest
 from pymongo.monitoring import (
     CommandFailedEvent,
@@ -367,7 +368,9 @@ class Given(CommandListener):
 
     def succeeded(self, event: CommandSucceededEvent) -> None:
         found = event.reply.get("cursor", {}).get("firstBatch", [])
-        self.fw_ids += [document["fw_id"] for document in found if "spec" in document]
+        for batch in found:
+            documents = bson.decode_all(batch) if isinstance(batch, bytes) else [batch]
+            self.fw_ids += [document["fw_id"] for document in documents if "spec" in document]
 
     def failed(self, event: CommandFailedEvent) -> None:
         pass
