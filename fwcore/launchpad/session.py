@@ -59,7 +59,12 @@ class Session(Writing):
             self._check_in_force()
             yield token, world
         finally:
-            if token not in self._half_done:
+            freed = self._freed.pop(token, 0)
+            if token in self._half_done:
+                pass  # it is finished later
+            elif world.workflows and freed == len(world.workflows):
+                self._open.discard(token)
+            else:
                 self._unlock(token, members)
 
     def _unlock(self, token: str, members: Mapping[str, Any]) -> None:

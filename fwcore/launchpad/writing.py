@@ -27,12 +27,19 @@ _PATH_NOT_VIABLE = 28
 class Writing(Reading):
     """Makes writes."""
 
+    def _begin_session(self) -> None:
+        super()._begin_session()
+        # How many workflows the writes under a token have released.
+        self._freed: dict[str, int] = {}
+
     def _execute(self, writes: list[Write], token: str) -> None:
         for collection, group in groupby(writes, key=lambda write: write.collection):
             batch = list(group)
             done = self._write(collection, [_unlocking(write, token) for write in batch], token)
             if collection == "fireworks" and done < sum(len(reach(write)) for write in batch):
                 self._settle([single for write in batch for single in _singles(write)], token)
+            if collection == "workflows":
+                self._freed[token] = done
         self._drop_superseded(writes)
 
     def _write(self, collection: str, writes: list[Write], token: str) -> int:
