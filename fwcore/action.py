@@ -6,7 +6,6 @@ Facts: FireWorks 2.1.4, ``fireworks/core/firework.py`` (``FWAction``).
 from __future__ import annotations
 
 from collections.abc import Mapping
-from copy import copy
 from typing import Any
 
 from fwrunner.protocol.action import EMPTY, InvalidAction, apply_modifiers
@@ -23,7 +22,8 @@ def normalized(action: Document) -> Document:
 
     Raises InvalidAction, naming the place, for what FireWorks could not load or MongoDB not store.
     """
-    result = {key: action[key] if key in action else copy(EMPTY[key]) for key in EMPTY}
+    # The type of each default makes it anew: {}, [] or False.
+    result = {k: action[k] if k in action else type(default)() for k, default in EMPTY.items()}
     for key, default in EMPTY.items():
         if isinstance(default, list):
             result[key] = _as_list(result[key])

@@ -68,6 +68,8 @@ def parse_time(value: object) -> datetime | None:
             return None
     if not isinstance(value, datetime):
         return None
+    if value.tzinfo is timezone.utc:
+        return value
     try:
         return (
             value.replace(tzinfo=timezone.utc)
@@ -80,7 +82,8 @@ def parse_time(value: object) -> datetime | None:
 
 def iso(moment: datetime) -> str:
     """Return a time as FireWorks writes it: ISO 8601, UTC, microseconds unless exactly 0."""
-    return moment.astimezone(timezone.utc).isoformat()
+    utc = moment if moment.tzinfo is timezone.utc else moment.astimezone(timezone.utc)
+    return utc.isoformat()
 
 
 def milliseconds(moment: datetime) -> datetime:
