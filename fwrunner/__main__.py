@@ -13,7 +13,8 @@ import argparse  # noqa: E402
 from typing import List, Optional  # noqa: E402
 
 from fwrunner import __version__  # noqa: E402
-from fwrunner.runner import NOTHING_TO_RUN, PING_INTERVAL, NothingToRun, run  # noqa: E402
+from fwrunner.launch import PING_INTERVAL, NothingToRun  # noqa: E402
+from fwrunner.supervise import NOTHING_TO_RUN, run  # noqa: E402
 
 _ABOUT = """\
 Run the Firework of a launch directory, without a database and without FireWorks.

@@ -16,10 +16,12 @@ from typing import Any, NamedTuple
 import pytest
 
 import fwrunner
+from fwrunner import launch as launches
 from fwrunner import protocol, runner
 from fwrunner.__main__ import main
+from fwrunner.launch import NothingToRun
 from fwrunner.protocol import Report, read_outbox_entry, read_report
-from fwrunner.runner import NothingToRun, run
+from fwrunner.supervise import run
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 
@@ -359,8 +361,8 @@ class TestPing:
     def test_interval_of_the_login_node(self, stage, interval):
         ours = {"protocol": 1, "token": "abc", "ping_interval": interval}
         staged = stage("Files", ours=ours)
-        launch = runner.Launch(str(staged.path))
-        assert launch.ping_interval == (interval or runner.PING_INTERVAL)
+        launch = launches.Launch(str(staged.path))
+        assert launch.ping_interval == (interval or launches.PING_INTERVAL)
 
     def test_a_ping_that_fails_kills_nothing(self, stage, capfd):
         staged = stage(call("time.sleep(0.1)"))
@@ -452,7 +454,7 @@ class TestStartedAgain:
 
     def test_cut_short_it_starts_over_and_counts(self, stage):
         staged = stage("Files")
-        launch = runner.Launch(str(staged.path))
+        launch = launches.Launch(str(staged.path))
         launch.start()
         launch.update(checkpoint={"_task_n": 5})
         assert run(str(staged.path)) == 0
