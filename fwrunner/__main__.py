@@ -62,7 +62,7 @@ def main(argv: Optional[List[str]] = None) -> int:
     parser.add_argument("--version", action="version", version=f"fwrunner {__version__}")
     options = parser.parse_args(argv)
     try:
-        return run(options.launch_dir, options.ping_interval)
+        return run(options.launch_dir, options.ping_interval, sys.exit)
     except NothingToRun as error:
         sys.stderr.write(f"fwrunner: {error}\n")
         return NOTHING_TO_RUN

@@ -1,16 +1,16 @@
 """The tasks of one Firework: run them one after the other, and add up what they give."""
 
-import contextlib
 import json
 import os
-import signal
 import sys
-import threading
-from typing import Any, Dict, Iterator, List, Tuple
+from typing import Any, Dict, List, Tuple
 
 from fwrunner import protocol
 from fwrunner.action import SKIPS, Action, Fault, apply_mods, failure, plain, read_action
-from fwrunner.launch import Launch, say, to_stderr
+from fwrunner.channel import Channel
+from fwrunner.launch import Launch
+from fwrunner.places import say, to_stderr
+from fwrunner.signals import Signals, Terminated
 from fwrunner.tasks import RunTask, canonical, load
 
 # A final report holds the action, and a checkpoint of about the same size.
@@ -26,22 +26,22 @@ _UNSUPPORTED = (
 )
 
 
-class Terminated(BaseException):
-    """SIGTERM came while a task ran."""
-
-
 class Run:
     """The tasks of one Firework, and what they have given so far."""
 
-    def __init__(self, launch: Launch, signals: "Signals") -> None:
+    def __init__(self, launch: Launch, channel: Channel, signals: Signals) -> None:
         self.launch = launch
+        self.channel = channel
         self.signals = signals
         spec = launch.firework["spec"]
         # Apart from those in the spec, which a task may alter.
         self.tasks: List[Any] = [canonical(i) for i in json.loads(json.dumps(spec["_tasks"]))]
         self.spec: Dict[str, Any] = dict(spec, _fw_env=_worker_env(launch.firework))
         self.number = 0
+        self.first = 0
         self.given: Dict[str, Any] = {"stored_data": {}, "update_spec": {}, "mod_spec": []}
+        if launch.resume:
+            self._resume(launch.resume)
 
     def execute(self) -> Tuple[str, Action]:
         """Run the tasks; return the final state and action, whatever happens."""
@@ -58,14 +58,23 @@ class Run:
         if ignored:
             say(f"not supported yet, so without effect: {', '.join(ignored)}")
         action = read_action(None)
-        for number, run_task in enumerate(self._loaded()):
+        for number, run_task in list(enumerate(self._loaded()))[self.first :]:
             self.number = number
             checkpoint = {f"_all_{key}": plain(value) for key, value in self.given.items()}
-            self.launch.update(checkpoint=dict({"_task_n": number}, **checkpoint))
+            self.channel.tell(checkpoint=dict({"_task_n": number}, **checkpoint))
+            self.channel.wait()
             action = self._one_task(run_task)
             if any(action[key] for key in SKIPS):
                 break
         return action
+
+    def _resume(self, checkpoint: Dict[str, Any]) -> None:
+        """Go on where an earlier start was cut: with this task, and what those before it gave."""
+        self.first = checkpoint["_task_n"]
+        for key in self.given:
+            self.given[key] = checkpoint[f"_all_{key}"]
+        self.spec.update(self.given["update_spec"])
+        apply_mods(self.spec, self.given["mod_spec"])
 
     def _loaded(self) -> List[RunTask]:
         if not self.tasks:
@@ -117,49 +126,3 @@ def _worker_env(firework: Dict[str, Any]) -> Dict[str, Any]:
     except (KeyError, IndexError, TypeError):
         env = None
     return env if isinstance(env, dict) else {}
-
-
-class Signals:
-    """Turns SIGTERM and SIGINT into an exception while a task runs, and at no other time."""
-
-    def __init__(self) -> None:
-        self.pid = os.getpid()
-        self.received = 0
-        self._armed = False
-        self._before: Dict[int, Any] = {}
-
-    def __enter__(self) -> "Signals":
-        if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGTERM, signal.SIGINT):
-                self._before[number] = signal.signal(number, self._handle) or signal.SIG_DFL
-        return self
-
-    def __exit__(self, *_: Any) -> None:
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
-
-    @contextlib.contextmanager
-    def armed(self) -> Iterator[None]:
-        """Let the signals raise; the one that came before does so at once."""
-        self._armed = True
-        try:
-            if self.received:
-                self._raise()
-            yield
-        finally:
-            self._armed = False
-
-    def _handle(self, number: int, _: Any) -> None:
-        if os.getpid() != self.pid:
-            # In a process that a task forked (multiprocessing ends its workers by SIGTERM).
-            signal.signal(number, self._before[number])
-            os.kill(os.getpid(), number)
-            return
-        self.received = number
-        if self._armed:
-            self._raise()
-
-    def _raise(self) -> None:
-        self._armed = False
-        kind = KeyboardInterrupt if self.received == signal.SIGINT else Terminated
-        raise kind(f"ended by {signal.Signals(self.received).name}")

@@ -184,6 +184,18 @@ def read_outbox_entry(
         return NotYet(path, getattr(error, "strerror", None) or str(error))
 
 
+def parse_json(data: bytes, name: str) -> Document:
+    """Return the JSON object that a file of this name holds; raise Unreadable."""
+    try:
+        document = json.loads(data.decode("utf-8"))
+    except (ValueError, RecursionError):
+        problem = "half-written or not JSON" if data.strip() else "empty"
+        raise Unreadable(f"{name} is {problem}") from None
+    if not isinstance(document, dict):
+        raise Unreadable(f"{name} holds no JSON object")
+    return document
+
+
 def parse_report(document: Document) -> Report:
     """Return the Report that a self-contained document of ours holds; raise Unreadable if none."""
     protocol = document.get("protocol", PROTOCOL)
@@ -198,8 +210,13 @@ def parse_report(document: Document) -> Report:
 
 def write_report(path: str, report: Report) -> None:
     """Write a self-contained report (``FW_action.json``, outbox). Raises as ``write_atomic`` does."""
+    write_atomic(path, document_of(report))
+
+
+def document_of(report: Report) -> Document:
+    """Return the self-contained document of a report, as it is written."""
     document = {name: value for name, value in report._asdict().items() if value is not None}
-    write_atomic(path, dict(document, protocol=PROTOCOL))
+    return dict(document, protocol=PROTOCOL)
 
 
 def same_launch(offline: Document, launch_id: int, token: Optional[str]) -> bool:
@@ -210,7 +227,7 @@ def same_launch(offline: Document, launch_id: int, token: Optional[str]) -> bool
 
 
 def _read_json(path: str, limits: _Limits, suffix: str = "") -> Document:
-    return _parse(_read_bytes(path + suffix, limits, suffix), os.path.basename(path) + suffix)
+    return parse_json(_read_bytes(path + suffix, limits, suffix), os.path.basename(path) + suffix)
 
 
 def _read_offline(launch_dir: str, limits: _Limits) -> Document:
@@ -321,17 +338,6 @@ def _check_file(status: os.stat_result, name: str, limits: _Limits) -> None:
         raise Unreadable(f"{name} belongs to user {status.st_uid}, not to us")
     if status.st_size > limits.max_size:
         raise Unreadable(f"{name} is larger than {limits.max_size} bytes")
-
-
-def _parse(data: bytes, name: str) -> Document:
-    try:
-        document = json.loads(data.decode("utf-8"))
-    except (ValueError, RecursionError):
-        problem = "half-written or not JSON" if data.strip() else "empty"
-        raise Unreadable(f"{name} is {problem}") from None
-    if not isinstance(document, dict):
-        raise Unreadable(f"{name} holds no JSON object")
-    return document
 
 
 def _unlink_quietly(path: str) -> None:
