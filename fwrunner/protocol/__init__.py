@@ -198,9 +198,7 @@ def parse_json(data: bytes, name: str) -> Document:
 
 def parse_report(document: Document) -> Report:
     """Return the Report that a self-contained document of ours holds; raise Unreadable if none."""
-    protocol = document.get("protocol", PROTOCOL)
-    if protocol != PROTOCOL:
-        raise Unreadable(f"written by another fwrunner (protocol {protocol!r:.40}, not {PROTOCOL})")
+    _check_protocol(document)
     values = {name: document[name] for name in Report._fields if document.get(name) is not None}
     for name in ("launch_id", "fw_id", "state", "launch_dir", "token", "attempt"):
         if name not in values:
@@ -224,6 +222,15 @@ def same_launch(offline: Document, launch_id: int, token: Optional[str]) -> bool
     ours = offline.get("fwagent")
     its_token = ours.get("token") if isinstance(ours, dict) else None
     return offline.get("launch_id") == launch_id and its_token in (None, token)
+
+
+def _check_protocol(document: Document) -> None:
+    protocol = document.get("protocol", PROTOCOL)
+    if protocol != PROTOCOL:
+        raise Unreadable(
+            f"written by another fwrunner (protocol {protocol!r:.40}, not {PROTOCOL}): "
+            "have the same version of fwagent on the login node and in the job"
+        )
 
 
 def _read_json(path: str, limits: _Limits, suffix: str = "") -> Document:
@@ -266,6 +273,7 @@ def _report_from_offline(
     values["completed_on"] = offline.get("completed_on") if final else None
     values["ping_time"] = _read_ping(launch_dir, limits)
     try:
+        _check_protocol(ours if isinstance(ours, dict) else {})
         return _checked(Report(launch_dir=launch_dir, **values))
     except Unreadable as error:
         return NotYet(launch_dir, f"{OFFLINE_JSON}: {error}")

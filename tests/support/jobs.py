@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import textwrap
@@ -13,6 +14,21 @@ from typing import Any
 from fwrunner.protocol import Report, outbox_name, read_outbox_entry, read_report
 
 REPOSITORY = Path(__file__).resolve().parents[2]
+
+
+def pythons() -> list[str]:
+    """This Python, and the oldest and the newest that fwrunner is for, where they are installed.
+
+    `$FWRUNNER_PYTHON` names another old one.
+    """
+    versions = Path.home() / ".pyenv" / "versions"
+    found = [sys.executable]
+    for name in (os.environ.get("FWRUNNER_PYTHON", "python3.6"), "python3.13"):
+        installed = sorted(versions.glob(f"{name.removeprefix('python')}.*/bin/python"))
+        path = str(installed[-1]) if installed else shutil.which(name)
+        if path and not subprocess.run([path, "-V"], capture_output=True, check=False).returncode:
+            found.append(path)
+    return found
 
 
 class Job:
