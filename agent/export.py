@@ -20,8 +20,9 @@ if sys.version_info < (3, 6):
     sys.exit(2)
 
 from fwrunner.__main__ import main
+from fwrunner.supervise import end_here
 
-sys.exit(main())
+end_here(main())
 """
 
 _SHEBANG = b"#!/usr/bin/env python3\n"

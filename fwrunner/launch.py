@@ -10,7 +10,6 @@ from typing import Any, Callable, Dict, List, Optional
 from fwrunner import places, protocol
 from fwrunner.action import Action
 from fwrunner.places import Place, leave, say
-from fwrunner.protocol import rescue
 
 PING_INTERVAL = 60.0
 
@@ -32,6 +31,7 @@ class Launch:
 
     def __init__(self, directory: str) -> None:
         self.directory = directory
+        self._place = directory
         self._handle: Optional[int] = None
         self.firework = _read(protocol.read_json, self._path(protocol.FW_JSON))
         self.offline = _read(protocol.read_offline, directory)
@@ -66,21 +66,22 @@ class Launch:
         """Tell that the job has started, with the first ping."""
         self._handle = _open_directory(self.directory)
         ours = {"protocol": protocol.PROTOCOL, "token": self.token, "attempt": self.report.attempt}
-        self.update(started_on=self.report.started_on, fwagent=dict(self.ours, **ours))
-        self.ping(**facts)
+        self.written.update(started_on=self.report.started_on, fwagent=dict(self.ours, **ours))
+        leave([self._offline_json(self.offline)])
+        self._ping_json(facts).take()
         leave(self._outbox(self.report))
 
     def update(self, **changes: Any) -> None:
         """Add keys to ``FW_offline.json``, keeping what others put there."""
         self.written.update(changes)
-        if self._is_ours():
-            leave([self._offline_json()])
+        offline = self._look()
+        if offline is not None:
+            leave([self._offline_json(offline)])
 
     def ping(self, **facts: Any) -> None:
         """Tell that the job is alive, and what else there is to show of it."""
-        if self._is_ours():
-            ping = dict(facts, ping_time=protocol.timestamp())
-            Place(protocol.write_atomic, self._path(protocol.PING_JSON), ping).take()
+        if self._look() is not None:
+            self._ping_json(facts).take()
 
     def finish(self, state: str, action: Action) -> bool:
         """Leave the final report; tell whether a file holds it.
@@ -104,27 +105,33 @@ class Launch:
         return told
 
     def _places(self, report: protocol.Report) -> List[Place]:
-        if not self._is_ours():
+        offline = self._look()
+        if offline is None:
             say(
                 f"{self.directory} belongs to another launch by now: "
                 f"the report of launch {self.launch_id} goes to its outbox only"
             )
             return self._outbox(report)
         action_json = Place(protocol.write_report, self._path(protocol.ACTION_JSON), report)
-        return [action_json, self._offline_json(), *self._outbox(report)]
+        return [action_json, self._offline_json(offline), *self._outbox(report)]
 
-    def _offline_json(self) -> Place:
-        offline = self._offline_now()
+    def _offline_json(self, offline: Dict[str, Any]) -> Place:
         document = {key: offline[key] for key in offline if key not in _FINAL_KEYS}
         document.update(self.written)
         return Place(protocol.write_atomic, self._path(protocol.OFFLINE_JSON), document)
+
+    def _ping_json(self, facts: Dict[str, Any]) -> Place:
+        ping = dict(facts, ping_time=protocol.timestamp())
+        return Place(protocol.write_atomic, self._path(protocol.PING_JSON), ping)
 
     def _outbox(self, report: protocol.Report) -> List[Place]:
         outbox = self.ours.get("outbox")
         return [Place(places.drop, outbox, report)] if isinstance(outbox, str) else []
 
     def _rescue(self, report: protocol.Report, refusing: List[Place]) -> bool:
-        home = places.home()
+        from fwrunner.protocol import rescue  # seldom needed
+
+        home = os.path.join(os.path.expanduser("~"), rescue.PATH)
         what = f"the report of launch {self.launch_id}, {report.state},"
         rescued = Place(places.drop_at_home, home, report).take()
         if rescued:
@@ -140,9 +147,19 @@ class Launch:
         return rescued
 
     def _path(self, name: str) -> str:
-        return os.path.join(self._place_now(), name)
+        return os.path.join(self._place, name)
 
-    def _place_now(self) -> str:
+    def _look(self) -> Optional[Dict[str, Any]]:
+        """Find the directory, and return its ``FW_offline.json``; None if it is another launch's by now."""
+        self._place = self._found()
+        try:
+            offline = protocol.read_offline(self._place)
+        except (OSError, protocol.Unreadable):
+            offline = self.offline  # gone or torn: what it was at the start
+        # Staged again, for a rerun in the same directory, it names another launch.
+        return offline if protocol.same_launch(offline, self.launch_id, self.token) else None
+
+    def _found(self) -> str:
         if self._handle is None or os.path.isdir(self.directory):
             return self.directory
         try:
@@ -150,16 +167,6 @@ class Launch:
         except OSError:
             return self.directory
         return moved_to if os.path.isdir(moved_to) else self.directory
-
-    def _offline_now(self) -> Dict[str, Any]:
-        try:
-            return protocol.read_offline(self._place_now())
-        except (OSError, protocol.Unreadable):
-            return self.offline  # gone or torn: what it was at the start
-
-    def _is_ours(self) -> bool:
-        # Staged again, for a rerun in the same directory, it names another launch.
-        return protocol.same_launch(self._offline_now(), self.launch_id, self.token)
 
 
 def _open_directory(path: str) -> Optional[int]:

@@ -12,7 +12,6 @@ from typing import Any, Callable, List, Sequence
 
 from fwrunner import protocol
 from fwrunner.node import time_left
-from fwrunner.protocol import rescue
 
 #: Seconds between the tries, where another place may do as well ...
 BRIEFLY = (0.1, 0.3, 1.0)
@@ -91,11 +90,6 @@ def take_back(directory: str, report: protocol.Report) -> None:
         os.unlink(os.path.join(directory, name))
     except OSError:
         pass  # two are no harm: it is applied once
-
-
-def home() -> str:
-    """Return the directory of last resort."""
-    return os.path.join(os.path.expanduser("~"), rescue.PATH)
 
 
 def say(text: str) -> bool:

@@ -7,7 +7,6 @@ a warning. A warning leaves a command the time to save its state; all of them en
 import contextlib
 import os
 import signal
-import threading
 from typing import Any, Dict, Iterator, List
 
 from fwrunner.node import time_left
@@ -56,7 +55,8 @@ def grace(number: int) -> float:
 class Bell:
     """Signals as bytes in a pipe, for a process that waits for several things at once.
 
-    From its making the signals are held back, so that none is lost while the process forks.
+    From its making the signals are held back, so that none is lost while the process forks. It can be made
+    in the main thread only, where Python handles signals.
     """
 
     def __init__(self) -> None:
@@ -64,10 +64,6 @@ class Bell:
         self._before: Dict[int, Any] = {}
         for end in self._pipe:
             os.set_blocking(end, False)
-        # Only there can Python handle signals.
-        self._main = threading.current_thread() is threading.main_thread()
-        if not self._main:
-            return
         signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
         self._wakeup = signal.set_wakeup_fd(self._pipe[1])
         for number in SIGNALS + (signal.SIGCHLD,):
@@ -75,8 +71,7 @@ class Bell:
 
     def listen(self) -> None:
         """Let the signals come."""
-        if self._main:
-            signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
 
     def fileno(self) -> int:
         """Return what becomes readable when a signal has come."""
@@ -91,8 +86,7 @@ class Bell:
 
     def close(self) -> None:
         """Put everything back as it was; what is held back stays so until ``listen``."""
-        if self._main:
-            signal.set_wakeup_fd(self._wakeup)
+        signal.set_wakeup_fd(self._wakeup)
         for number, handler in self._before.items():
             signal.signal(number, handler)
         for end in self._pipe:
@@ -113,9 +107,8 @@ class Signals:
         self._before: Dict[int, Any] = {}
 
     def __enter__(self) -> "Signals":
-        if threading.current_thread() is threading.main_thread():
-            for number in SIGNALS:
-                self._before[number] = signal.signal(number, self._handle) or signal.SIG_DFL
+        for number in SIGNALS:
+            self._before[number] = signal.signal(number, self._handle) or signal.SIG_DFL
         return self
 
     def __exit__(self, *_: Any) -> None:

@@ -31,7 +31,8 @@ _LOOK = 0.02
 _MEGABYTE = 1024 * 1024
 
 
-def _end_here(status: int) -> NoReturn:
+def end_here(status: int) -> NoReturn:
+    """End this process with an exit status, without what is registered for the end of the interpreter."""
     _flush()
     os._exit(status)
 
@@ -39,7 +40,7 @@ def _end_here(status: int) -> NoReturn:
 def run(
     launch_dir: str,
     ping_interval: Optional[float] = None,
-    end: Callable[[int], NoReturn] = _end_here,
+    end: Callable[[int], NoReturn] = end_here,
 ) -> int:
     """Run the Firework of a launch directory; return the exit status. May raise NothingToRun.
 
@@ -71,6 +72,9 @@ def run(
 
 def _run_tasks(launch: Launch, channel: Channel) -> int:
     """Run the tasks, in the child."""
+    # The supervisor tells of the start meanwhile: what most tasks need next costs no time now.
+    import subprocess  # noqa: F401
+
     from fwrunner.runner import Run
 
     with signals.Signals() as received:
