@@ -3,13 +3,14 @@
 import json
 import os
 import signal
+import sys
 import time
 from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
-from tests.support.jobs import Job
+from tests.support.jobs import Job, pythons
 
 FUNCTIONS = """
     import ctypes, json, os, resource, signal, subprocess, sys, threading, time
@@ -116,9 +117,10 @@ class TestDeaths:
             ("out_of_memory()", "was killed by SIGKILL, perhaps because memory ran out (its peak was "),
         ],
     )  # fmt: skip
-    def test_of_the_tasks_process_are_told(self, job, task, why):
+    @pytest.mark.parametrize("python", pythons())
+    def test_of_the_tasks_process_are_told(self, job, task, why, python):
         job.stage("echo 1", task, "echo 3")
-        status, out, err = job.run()
+        status, out, err = job.run(python)
         assert (status, out) == (1, "1\n")
         assert why in err
         report = job.report()
@@ -143,9 +145,10 @@ class TestDeaths:
         assert job.stage("crash_at_exit()").run()[0] == 0
         assert job.report().state == "COMPLETED"
 
-    def test_of_the_supervisor_is_one_of_the_tasks_too(self, job):
+    @pytest.mark.parametrize("python", pythons())
+    def test_of_the_supervisor_is_one_of_the_tasks_too(self, job, python):
         job.stage("echo $$; sleep 60; echo no > no")
-        process = job.start()
+        process = job.start(python)
         child = int(process.stdout.readline())
         process.kill()
         process.communicate()
@@ -163,13 +166,17 @@ class TestDeaths:
 
 
 class TestSignals:
-    @pytest.mark.parametrize("number", ["TERM", "INT", "USR1", "USR2", "XCPU"])
-    def test_reach_the_command_and_end_the_firework(self, job, number):
+    @pytest.mark.parametrize(
+        ("number", "python"),
+        [(name, python) for name in ("TERM", "INT", "USR1") for python in pythons()]
+        + [("USR2", sys.executable), ("XCPU", sys.executable)],
+    )
+    def test_reach_the_command_and_end_the_firework(self, job, number, python):
         # The shell cannot run its trap before what it waits for has ended: that must have the signal too.
         waited_for = "sh -c 'echo up; exec sleep 60'"
         job.stage("true", f"trap 'echo told > told; exit 0' {number}; {waited_for}; exit 1", "no")
         job.environment["SLURM_JOB_END_TIME"] = str(time.time() + 60)
-        process = job.start()
+        process = job.start(python)
         assert process.stdout.readline() == "up\n"
         process.send_signal(getattr(signal, f"SIG{number}"))
         process.communicate(timeout=10)
