@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from fwrunner.launch import Launch
+from fwrunner.supervise import run
 from tests.support.jobs import Job, pythons
 
 FUNCTIONS = """
@@ -31,9 +33,12 @@ FUNCTIONS = """
     def hog():
         # It leaves a process in a session of its own.
         daemon(start_new_session=True)
-        # Deaf to everything, as is code in C that does not come back.
+        deaf("up")
+
+    def deaf(text=""):
+        # As is code in C that does not come back.
         signal.pthread_sigmask(signal.SIG_BLOCK, range(1, 32))
-        print("up", flush=True)
+        print(text or os.getpid(), flush=True)
         time.sleep(60)
 
     def hog_the_interpreter():
@@ -137,6 +142,24 @@ class TestDeaths:
         assert report.checkpoint["_all_stored_data"] == {"returncode": 0, "all_returncodes": [0]}
         assert job.read("FW_offline.json")["state"] == "FIZZLED"
 
+    def test_what_the_dead_left_running_is_ended(self, job):
+        assert job.stage("daemon()", "leave()").run()[0] == 1
+        assert gone(int((job.place / "pid").read_text()))
+
+    def test_what_was_told_just_before_counts(self, job, monkeypatch):
+        """The tasks end while the supervisor is busy: it sees their end before it has heard the result."""
+        ping = Launch.ping
+
+        def slow(launch, **facts):
+            with suppress(ChildProcessError):
+                os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOWAIT)
+            ping(launch, **facts)
+
+        monkeypatch.setattr(Launch, "ping", slow)
+        job.stage("sleep 0.2", ping_interval=0.01)
+        assert run(str(job.place)) == 0
+        assert job.report().state == "COMPLETED"
+
     def test_sys_exit_is_a_failure_of_the_task(self, job):
         assert job.stage("exit_python()").run()[0] == 1
         assert "SystemExit: 0" in job.stored()["_exception"]["_stacktrace"]
@@ -145,14 +168,16 @@ class TestDeaths:
         assert job.stage("crash_at_exit()").run()[0] == 0
         assert job.report().state == "COMPLETED"
 
+    @pytest.mark.parametrize("task", ["echo $$; sleep 60; echo no > no", "deaf()"])
     @pytest.mark.parametrize("python", pythons())
-    def test_of_the_supervisor_is_one_of_the_tasks_too(self, job, python):
-        job.stage("echo $$; sleep 60; echo no > no")
+    def test_of_the_supervisor_is_one_of_the_tasks_too(self, job, python, task):
+        job.stage(task)
         process = job.start(python)
         child = int(process.stdout.readline())
         process.kill()
-        process.communicate()
+        process.wait()
         assert gone(child)
+        process.communicate()
         report = job.report()
         assert (report.state, report.final) == ("RUNNING", False)
         assert not (job.place / "no").exists()
