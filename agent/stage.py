@@ -37,7 +37,7 @@ LAUNCHES_PER_BLOCK = 500
 
 # A program that runs Fireworks, then words without a meaning to the shell but single quotes.
 _ONE_COMMAND = re.compile(
-    r"""([\w./+-]*/)?(python[\d.]*|rlaunch|[\w.-]+\.pyz|env|srun)( +([\w./+=:,@%-]+|'[^'\n]*'))*"""
+    r"""([\w./~+-]*/)?(python[\d.]*|rlaunch|[\w.-]+\.pyz|env|srun)( +([\w./~+=:,@%-]+|'[^'\n]*'))*"""
 )
 
 

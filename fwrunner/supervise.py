@@ -57,7 +57,13 @@ def run(
     # With a terminal, a process group of its own could not read from it, and Ctrl-C reaches both.
     own_group = not _terminal()
     _flush()  # else both would write it
-    pid = os.fork()
+    try:
+        pid = os.fork()
+    except OSError as error:
+        bell.listen()
+        bell.close()
+        channel.close()
+        return _without_tasks(launch, f"no process could be started for the tasks: {error}")
     if pid == 0:
         bell.close()
         channel.for_the_tasks(own_group)
@@ -68,6 +74,13 @@ def run(
     finally:
         bell.close()
         channel.close()
+
+
+def _without_tasks(launch: Launch, why: str) -> int:
+    say(why)
+    launch.start()
+    launch.finish("FIZZLED", failure(why, None, f"{why}\n", OSError(why)))
+    return STATUS["FIZZLED"]
 
 
 def _run_tasks(launch: Launch, channel: Channel) -> int:
@@ -93,7 +106,10 @@ class _Tasks:
         self._own_group = own_group
         self.ended: Optional[Tuple[int, Any]] = None
         if own_group:
-            os.setpgid(pid, pid)  # before a signal can come that is to reach all of it
+            try:
+                os.setpgid(pid, pid)  # before a signal can come that is to reach all of it
+            except OSError:
+                pass  # it has ended already
 
     def look(self) -> bool:
         """Tell whether it has ended; what wait4() said of it is in ``ended`` then."""

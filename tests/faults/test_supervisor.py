@@ -160,6 +160,19 @@ class TestDeaths:
         assert run(str(job.place)) == 0
         assert job.report().state == "COMPLETED"
 
+    def test_no_process_to_be_had(self, job, monkeypatch, capfd):
+        def refuse() -> int:
+            raise BlockingIOError(11, "Resource temporarily unavailable")
+
+        monkeypatch.setattr(os, "fork", refuse)
+        job.stage("true")
+        before = list(Path("/proc/self/fd").iterdir())
+        assert run(str(job.place)) == 1
+        assert "no process could be started for the tasks" in job.stored()["_message"]
+        assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+        assert signal.pthread_sigmask(signal.SIG_BLOCK, []) == set()
+        assert len(list(Path("/proc/self/fd").iterdir())) == len(before)
+
     def test_sys_exit_is_a_failure_of_the_task(self, job):
         assert job.stage("exit_python()").run()[0] == 1
         assert "SystemExit: 0" in job.stored()["_exception"]["_stacktrace"]

@@ -186,6 +186,7 @@ def test_the_script_runs_in_its_directory_or_not_at_all(tmp_path):
     [
         ("python3 -m fwrunner", True),
         ("/opt/py/bin/python3 '/my tools/fwrunner.pyz' --ping-interval=5", True),
+        ("python3 ~/fwrunner.pyz", True),
         ("rlaunch -c /scratch/cfg singleshot --offline", True),
         ("module load python && python3 -m fwrunner", False),
         ("A=1 python3 -m fwrunner", False),
