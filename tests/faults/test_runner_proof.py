@@ -42,7 +42,7 @@ class Reader(threading.Thread):
         self.done = threading.Event()
 
     def run(self) -> None:
-        while not self.done.is_set():
+        while not self.done.wait(0.0005):
             job = self.job
             for path in self.paths(job) if job else ():
                 try:
@@ -62,10 +62,13 @@ class Reader(threading.Thread):
 @pytest.fixture
 def reader() -> Iterator[Reader]:
     reader = Reader()
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(interval / 20)  # it must not hold the test up
     reader.start()
     yield reader
     reader.done.set()
     reader.join()
+    sys.setswitchinterval(interval)
 
 
 @pytest.mark.slow
@@ -73,13 +76,13 @@ def test_killed_at_any_moment(tmp_path, reader):
     seed = random.randrange(1 << 32)
     print("seed", seed)
     chance = random.Random(seed)
-    whole = Job(tmp_path / "whole").stage("true", "true")
+    whole = Job(tmp_path / "whole").stage("true")
     started = time.monotonic()
     assert whole.run()[0] == 0
     longest = time.monotonic() - started
     ended = []
     for number in range(RUNS):
-        job = Job(tmp_path / str(number)).stage("true", "true")
+        job = Job(tmp_path / str(number)).stage("true")
         reader.job = job
         how = (signal.SIGKILL, signal.SIGTERM)[number % 2]
         process = job.start(start_new_session=True)

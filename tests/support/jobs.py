@@ -65,7 +65,7 @@ class Job:
 
     def command(self, python: str = sys.executable) -> list[str]:
         """Return what the job script runs."""
-        return [python, "-s", "-m", "fwrunner", str(self.place)]
+        return [python, "-S", "-m", "fwrunner", str(self.place)]
 
     def start(self, python: str = sys.executable, **more: Any) -> subprocess.Popen[str]:
         """Start the job, with its stdout and stderr in pipes."""
