@@ -11,6 +11,10 @@ complete. The key ``fwagent`` in ``FW_offline.json`` is ours: ``{"protocol": 1, 
 "outbox": "/path", "ping_interval": 60, "attempt": 1}``; the login node writes it (``outbox`` and
 ``ping_interval`` only if it wants to), the runner counts its starts in ``attempt``.
 
+``FW_ping.json`` holds ``ping_time``, an ISO 8601 text, which is all that FireWorks reads; ours also has
+``host``, ``pid`` (of the process to signal), ``job_id`` (the scheduler's, or null), ``task`` (its index), and
+from the second ping on ``rss`` (bytes) and ``cpu`` (seconds) of all processes of the tasks.
+
 The outbox is one directory per launch root into which runners drop self-contained reports by rename:
 ``<launch_id>.<token>.started.json`` once, ``<launch_id>.<token>.json`` at the end. A started entry
 never replaces a final one, and a reader may delete either of them without touching the other. Names
