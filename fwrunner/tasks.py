@@ -14,6 +14,7 @@ from functools import partial
 from typing import Any, Callable, Dict, Iterator, List, Tuple
 
 from fwrunner.action import Fault, is_action
+from fwrunner.signals import SIGNALS, STOP
 
 Params = Dict[str, Any]
 Spec = Dict[str, Any]
@@ -225,16 +226,23 @@ def _run_command(command: Params, data: Any, streams: Params) -> Tuple[int, Tupl
         with _signals_held():
             started.append(subprocess.Popen(**command, **streams))
         texts = started[0].communicate(data)
-    except BaseException:
-        # The job is being ended: it must not outlive us.
+    except BaseException as error:
         for process in started:
-            process.terminate()
-            try:
-                process.wait(5)
-            except subprocess.TimeoutExpired:
-                process.kill()
+            _end(process, getattr(error, "grace", 0.0))
         raise
     return started[0].returncode, texts
+
+
+def _end(process: Any, grace: float) -> None:
+    """The job is being ended: a command may go on for so many seconds, but must not outlive us."""
+    import subprocess
+
+    for seconds, end in ((grace, process.terminate), (STOP, process.kill)):
+        try:
+            process.wait(seconds)
+            return
+        except subprocess.TimeoutExpired:
+            end()
 
 
 @contextmanager
@@ -243,7 +251,7 @@ def _signals_held() -> Iterator[None]:
     came: List[int] = []
     before: Dict[signal.Signals, Any] = {}
     if threading.current_thread() is threading.main_thread():
-        for number in (signal.SIGTERM, signal.SIGINT):
+        for number in SIGNALS:
             before[number] = signal.signal(number, lambda number, _frame: came.append(number))
     try:
         yield

@@ -11,6 +11,10 @@ complete. The key ``fwagent`` in ``FW_offline.json`` is ours: ``{"protocol": 1, 
 "outbox": "/path", "ping_interval": 60, "attempt": 1}``; the login node writes it (``outbox`` and
 ``ping_interval`` only if it wants to), the runner counts its starts in ``attempt``.
 
+``FW_ping.json`` holds ``ping_time``, an ISO 8601 text, which is all that FireWorks reads; ours also has
+``host``, ``pid`` (of the process to signal), ``job_id`` (the scheduler's, or null), ``task`` (its index), and
+from the second ping on ``rss`` (bytes) and ``cpu`` (seconds) of all processes of the tasks.
+
 The outbox is one directory per launch root into which runners drop self-contained reports by rename:
 ``<launch_id>.<token>.started.json`` once, ``<launch_id>.<token>.json`` at the end. A started entry
 never replaces a final one, and a reader may delete either of them without touching the other. Names
@@ -193,11 +197,21 @@ def read_outbox_entry(
         return NotYet(path, getattr(error, "strerror", None) or str(error))
 
 
+def parse_json(data: bytes, name: str) -> Document:
+    """Return the JSON object that a file of this name holds; raise Unreadable."""
+    try:
+        document = json.loads(data.decode("utf-8"))
+    except (ValueError, RecursionError):
+        problem = "half-written or not JSON" if data.strip() else "empty"
+        raise Unreadable(f"{name} is {problem}") from None
+    if not isinstance(document, dict):
+        raise Unreadable(f"{name} holds no JSON object")
+    return document
+
+
 def parse_report(document: Document) -> Report:
     """Return the Report that a self-contained document of ours holds; raise Unreadable if none."""
-    protocol = document.get("protocol", PROTOCOL)
-    if protocol != PROTOCOL:
-        raise Unreadable(f"written by another fwrunner (protocol {protocol!r:.40}, not {PROTOCOL})")
+    _check_protocol(document)
     values = {name: document[name] for name in Report._fields if document.get(name) is not None}
     for name in ("launch_id", "fw_id", "state", "launch_dir", "token", "attempt"):
         if name not in values:
@@ -207,8 +221,13 @@ def parse_report(document: Document) -> Report:
 
 def write_report(path: str, report: Report) -> None:
     """Write a self-contained report (``FW_action.json``, outbox). Raises as ``write_atomic`` does."""
+    write_atomic(path, document_of(report))
+
+
+def document_of(report: Report) -> Document:
+    """Return the self-contained document of a report, as it is written."""
     document = {name: value for name, value in report._asdict().items() if value is not None}
-    write_atomic(path, dict(document, protocol=PROTOCOL))
+    return dict(document, protocol=PROTOCOL)
 
 
 def same_launch(offline: Document, launch_id: int, token: Optional[str]) -> bool:
@@ -218,8 +237,17 @@ def same_launch(offline: Document, launch_id: int, token: Optional[str]) -> bool
     return offline.get("launch_id") == launch_id and its_token in (None, token)
 
 
+def _check_protocol(document: Document) -> None:
+    protocol = document.get("protocol", PROTOCOL)
+    if protocol != PROTOCOL:
+        raise Unreadable(
+            f"written by another fwrunner (protocol {protocol!r:.40}, not {PROTOCOL}): "
+            "have the same version of fwagent on the login node and in the job"
+        )
+
+
 def _read_json(path: str, limits: _Limits, suffix: str = "") -> Document:
-    return _parse(_read_bytes(path + suffix, limits, suffix), os.path.basename(path) + suffix)
+    return parse_json(_read_bytes(path + suffix, limits, suffix), os.path.basename(path) + suffix)
 
 
 def _read_offline(launch_dir: str, limits: _Limits) -> Document:
@@ -258,6 +286,7 @@ def _report_from_offline(
     values["completed_on"] = offline.get("completed_on") if final else None
     values["ping_time"] = _read_ping(launch_dir, limits)
     try:
+        _check_protocol(ours if isinstance(ours, dict) else {})
         return _checked(Report(launch_dir=launch_dir, **values))
     except Unreadable as error:
         return NotYet(launch_dir, f"{OFFLINE_JSON}: {error}")
@@ -330,17 +359,6 @@ def _check_file(status: os.stat_result, name: str, limits: _Limits) -> None:
         raise Unreadable(f"{name} belongs to user {status.st_uid}, not to us")
     if status.st_size > limits.max_size:
         raise Unreadable(f"{name} is larger than {limits.max_size} bytes")
-
-
-def _parse(data: bytes, name: str) -> Document:
-    try:
-        document = json.loads(data.decode("utf-8"))
-    except (ValueError, RecursionError):
-        problem = "half-written or not JSON" if data.strip() else "empty"
-        raise Unreadable(f"{name} is {problem}") from None
-    if not isinstance(document, dict):
-        raise Unreadable(f"{name} holds no JSON object")
-    return document
 
 
 def _unlink_quietly(path: str) -> None:

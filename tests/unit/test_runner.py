@@ -1,5 +1,6 @@
 """One run of a Firework: the order of its files, and that one final report is always left."""
 
+import io
 import json
 import os
 import re
@@ -16,10 +17,12 @@ from typing import Any, NamedTuple
 import pytest
 
 import fwrunner
-from fwrunner import protocol, runner
+from fwrunner import launch as launches
+from fwrunner import places, protocol
 from fwrunner.__main__ import main
-from fwrunner.protocol import Report, read_outbox_entry, read_report
-from fwrunner.runner import NothingToRun, run
+from fwrunner.launch import NothingToRun
+from fwrunner.protocol import Report, read_outbox_entry, read_report, rescue
+from fwrunner.supervise import run
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 
@@ -107,6 +110,7 @@ def stage(tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(str(tmp_path))
     monkeypatch.setattr(sys, "dont_write_bytecode", True)
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
     outbox = tmp_path / ".fwagent" / "outbox"
     outbox.mkdir(parents=True)
 
@@ -330,6 +334,17 @@ class TestFizzled:
         assert (checkpoint["_task_n"], checkpoint["_all_stored_data"]) == (1, {"a": 1})
         assert "no checkpoint before task 3" in capfd.readouterr().err
 
+    def test_what_ends_the_process_is_named_although_there_is_no_checkpoint_of_it(
+        self, stage, monkeypatch
+    ):
+        monkeypatch.setattr(protocol, "MAX_CHECKPOINT_SIZE", 1000)
+        staged = stage(
+            call("{'stored_data': {'x': 'y' * 1000}}"), call("__import__('os')._exit(9)")
+        )
+        assert run(str(staged.path)) == 1
+        assert staged.stored()["_message"].startswith("task 2 of 2 ({{runner_tasks.Call}}): ")
+        assert staged.report().checkpoint["_task_n"] == 0
+
     def test_the_largest_report_can_be_read(self, stage):
         """With 40 MB in it, and a checkpoint as large as there may be."""
         first = call(f"{{'stored_data': {{'x': 'y' * {protocol.MAX_CHECKPOINT_SIZE - 1000}}}}}")
@@ -380,8 +395,8 @@ class TestPing:
     def test_interval_of_the_login_node(self, stage, interval):
         ours = {"protocol": 1, "token": "abc", "ping_interval": interval}
         staged = stage("Files", ours=ours)
-        launch = runner.Launch(str(staged.path))
-        assert launch.ping_interval == (interval or runner.PING_INTERVAL)
+        launch = launches.Launch(str(staged.path))
+        assert launch.ping_interval == (interval or launches.PING_INTERVAL)
 
     def test_a_ping_that_fails_kills_nothing(self, stage, capfd):
         staged = stage(call("time.sleep(0.1)"))
@@ -420,10 +435,75 @@ class TestPlacesThatFail:
         assert (offline["launch_id"], offline["mine"], offline["state"]) == (7, [1], "COMPLETED")
         assert offline["fwagent"]["token"] == "abc"
 
-    def test_nowhere_at_all(self, stage, capfd):
+    def test_at_home(self, stage, capfd, monkeypatch, tmp_path):
+        monkeypatch.setattr(places, "PATIENTLY", (0.01,))
         staged = stage(call("shutil.rmtree(os.path.dirname(os.getcwd()))"))
+        assert run(str(staged.path)) == 0
+        rescued = tmp_path / "home" / ".fwagent" / "rescue"
+        assert f"launch 7, COMPLETED, is in {rescued} for now" in capfd.readouterr().err
+        assert rescued.stat().st_mode & 0o777 == 0o700
+        report = read_outbox_entry(str(rescued / "7.abc.json"))
+        assert isinstance(report, Report)
+        assert (report.state, report.launch_dir) == ("COMPLETED", str(staged.path))
+
+    def test_only_on_stderr(self, stage, capfd, monkeypatch, tmp_path):
+        monkeypatch.setattr(places, "PATIENTLY", (0.01,))
+        staged = stage(call("shutil.rmtree(os.path.dirname(os.getcwd()))"))
+        (tmp_path.parent / f"{tmp_path.name}.file").touch()
+        monkeypatch.setenv("HOME", f"{tmp_path}.file")
         assert run(str(staged.path)) == 1
-        assert "launch 7, COMPLETED, could not be left anywhere" in capfd.readouterr().err
+        told = capfd.readouterr().err
+        assert "launch 7, COMPLETED, could not be left anywhere else" in told
+        (report,) = rescue.read_lines(io.BytesIO(told.encode()), "FW_job.error")
+        assert isinstance(report, Report)
+        assert (report.state, report.token) == ("COMPLETED", "abc")
+
+    def test_what_comes_to_its_place_later_does_not_stay_at_home(
+        self, stage, capfd, monkeypatch, tmp_path
+    ):
+        staged = stage(call("shutil.rmtree(os.path.dirname(os.getcwd()))"))
+
+        def mend(_seconds: float) -> None:
+            assert list((tmp_path / "home" / ".fwagent" / "rescue").iterdir())
+            staged.outbox.mkdir(parents=True, exist_ok=True)
+
+        monkeypatch.setattr(time, "sleep", mend)
+        assert run(str(staged.path)) == 0
+        assert staged.entry().state == "COMPLETED"
+        assert not list((tmp_path / "home" / ".fwagent" / "rescue").iterdir())
+        assert "has come to its place after all" in capfd.readouterr().err
+
+    def test_what_may_pass_is_tried_again(self, stage, capfd, monkeypatch):
+        staged = stage("Files")
+        write, full = protocol.write_report, [28, 28]
+
+        def refuse(path: str, report: Report) -> None:
+            if full and report.final:
+                raise OSError(full.pop(), "No space left on device")
+            write(path, report)
+
+        monkeypatch.setattr(protocol, "write_report", refuse)
+        monkeypatch.setattr(time, "sleep", lambda _seconds: None)
+        assert run(str(staged.path)) == 0
+        assert staged.report().state == staged.entry().state == "COMPLETED"
+        assert capfd.readouterr().err.count("No space left on device") == 2
+
+    def test_near_the_end_of_the_job_nothing_is_waited_for(self, stage, monkeypatch):
+        staged = stage(call("shutil.rmtree(os.path.dirname(os.getcwd()))"))
+        monkeypatch.setenv("SLURM_JOB_END_TIME", str(time.time() + 4))
+        monkeypatch.setattr(time, "sleep", lambda _seconds: pytest.fail("waited"))
+        assert run(str(staged.path)) == 0
+
+    def test_the_launch_directory_is_moved(self, stage, tmp_path):
+        move = "os.rename(os.getcwd(), os.path.join(os.path.dirname(os.getcwd()), 'moved'))"
+        staged = stage(call(move), action(stored_data={"a": 1}))
+        staged.write("FW_offline.json", {"launch_id": 7})
+        assert run(str(staged.path)) == 0
+        assert not staged.path.exists()
+        report = read_report(str(tmp_path / "moved"))
+        assert isinstance(report, Report)
+        assert (report.state, report.launch_id) == ("COMPLETED", 7)
+        assert json.loads((tmp_path / "moved" / "FW_offline.json").read_text())["state"]
 
     def test_stderr_is_closed(self, stage, monkeypatch):
         staged = stage("Raise")
@@ -473,7 +553,7 @@ class TestStartedAgain:
 
     def test_cut_short_it_starts_over_and_counts(self, stage):
         staged = stage("Files")
-        launch = runner.Launch(str(staged.path))
+        launch = launches.Launch(str(staged.path))
         launch.start()
         launch.update(checkpoint={"_task_n": 5})
         assert run(str(staged.path)) == 0
@@ -685,4 +765,4 @@ class TestUsage:
         monkeypatch.setenv("FWAGENT_PING_INTERVAL", "5")
         assert main(["d"]) == 0
         assert main(["d", "--ping-interval", "2.5"]) == 0
-        assert seen == [(".", None), ("d", 5.0), ("d", 2.5)]
+        assert seen == [(".", None, sys.exit), ("d", 5.0, sys.exit), ("d", 2.5, sys.exit)]

@@ -1,0 +1,228 @@
+"""One launch directory, as one start of its job reads and writes it.
+
+All paths are absolute and fixed at the start, so a task may change the directory. One process alone, the
+supervisor, writes here.
+"""
+
+import os
+from typing import Any, Callable, Dict, List, Optional
+
+from fwrunner import places, protocol
+from fwrunner.action import Action
+from fwrunner.places import Place, leave, say
+
+PING_INTERVAL = 60.0
+
+#: The spec key of a Firework that, when its job is started again, is to go on where it was cut.
+RESUME = "_resume_requeued"
+
+_FINAL_KEYS = ("fwaction", "state", "completed_on")
+
+
+class NothingToRun(Exception):
+    """The launch directory cannot be run: what is wrong, and a hint."""
+
+    def __init__(self, problem: str, hint: str) -> None:
+        super().__init__(f"{problem}\n  hint: {hint}")
+
+
+class Launch:
+    """One launch directory, as one start of its job reads and writes it."""
+
+    def __init__(self, directory: str) -> None:
+        self.directory = directory
+        self._place = directory
+        self._handle: Optional[int] = None
+        self.firework = _read(protocol.read_json, self._path(protocol.FW_JSON))
+        self.offline = _read(protocol.read_offline, directory)
+        ours = self.offline.get("fwagent")
+        self.ours: Dict[str, Any] = ours if isinstance(ours, dict) else {}
+        _check(self.firework, self.offline, self.ours)
+        self.launch_id: int = self.offline["launch_id"]
+        token = self.ours.get("token")
+        self.token: str = token if isinstance(token, str) else os.urandom(8).hex()
+        self.ping_interval = _positive(self.ours.get("ping_interval"), PING_INTERVAL)
+        attempt = self.ours.get("attempt")
+        self.report = protocol.Report(
+            launch_id=self.launch_id,
+            state="RUNNING",
+            # As UTF-8 whatever the locale of the compute node: the login node compares it.
+            launch_dir=os.fsencode(directory).decode("utf-8", "surrogateescape"),
+            fw_id=self.firework.get("fw_id"),
+            token=self.token,
+            started_on=protocol.timestamp(),
+            host=os.uname().nodename,
+            attempt=attempt + 1 if isinstance(attempt, int) else 1,
+        )
+        self.written: Dict[str, Any] = {}
+        #: The checkpoint to go on from, if this is not the first start and the Firework asks for it.
+        self.resume: Optional[Dict[str, Any]] = None
+        if self.report.attempt > 1 and self.firework["spec"].get(RESUME):
+            self.resume = _checkpoint(self.offline, len(self.firework["spec"]["_tasks"]))
+        if self.resume:
+            self.written.update(checkpoint=self.resume)
+
+    def start(self, **facts: Any) -> None:
+        """Tell that the job has started, with the first ping."""
+        self._handle = _open_directory(self.directory)
+        ours = {"protocol": protocol.PROTOCOL, "token": self.token, "attempt": self.report.attempt}
+        self.written.update(started_on=self.report.started_on, fwagent=dict(self.ours, **ours))
+        leave([self._offline_json(self.offline)])
+        self._ping_json(facts).take()
+        leave(self._outbox(self.report))
+
+    def update(self, **changes: Any) -> None:
+        """Add keys to ``FW_offline.json``, keeping what others put there."""
+        self.written.update(changes)
+        offline = self._look()
+        if offline is not None:
+            leave([self._offline_json(offline)])
+
+    def ping(self, **facts: Any) -> None:
+        """Tell that the job is alive, and what else there is to show of it."""
+        if self._look() is not None:
+            self._ping_json(facts).take()
+
+    def finish(self, state: str, action: Action) -> bool:
+        """Leave the final report; tell whether a file holds it.
+
+        That is one in the launch directory or in the outbox. While neither is to be had, it lies below the
+        home directory, or else in a line on stderr, and they are tried again for a while.
+        """
+        now = protocol.timestamp()
+        self.written.update(fwaction=action, state=state, completed_on=now)
+        report = self.report._replace(
+            state=state,
+            fwaction=action,
+            completed_on=now,
+            checkpoint=self.written.get("checkpoint"),
+        )
+        wanted = self._places(report)
+        told = len(leave(wanted)) < len(wanted) or self._rescue(report, wanted)
+        if self._handle is not None:
+            os.close(self._handle)
+            self._handle = None
+        return told
+
+    def _places(self, report: protocol.Report) -> List[Place]:
+        offline = self._look()
+        if offline is None:
+            say(
+                f"{self.directory} belongs to another launch by now: "
+                f"the report of launch {self.launch_id} goes to its outbox only"
+            )
+            return self._outbox(report)
+        action_json = Place(protocol.write_report, self._path(protocol.ACTION_JSON), report)
+        return [action_json, self._offline_json(offline), *self._outbox(report)]
+
+    def _offline_json(self, offline: Dict[str, Any]) -> Place:
+        document = {key: offline[key] for key in offline if key not in _FINAL_KEYS}
+        document.update(self.written)
+        return Place(protocol.write_atomic, self._path(protocol.OFFLINE_JSON), document)
+
+    def _ping_json(self, facts: Dict[str, Any]) -> Place:
+        ping = dict(facts, ping_time=protocol.timestamp())
+        return Place(protocol.write_atomic, self._path(protocol.PING_JSON), ping)
+
+    def _outbox(self, report: protocol.Report) -> List[Place]:
+        outbox = self.ours.get("outbox")
+        return [Place(places.drop, outbox, report)] if isinstance(outbox, str) else []
+
+    def _rescue(self, report: protocol.Report, refusing: List[Place]) -> bool:
+        from fwrunner.protocol import rescue  # seldom needed
+
+        home = os.path.join(os.path.expanduser("~"), rescue.PATH)
+        what = f"the report of launch {self.launch_id}, {report.state},"
+        rescued = Place(places.drop_at_home, home, report).take()
+        if rescued:
+            say(f"{what} is in {home} for now")
+        elif places.to_stderr(rescue.line(report)):
+            say(f"{what} is in the line above only: give this file to `fwagent recover --rescue`")
+        if places.leave_anywhere(refusing):
+            say(f"{what} has come to its place after all")
+            places.take_back(home, report)
+            return True
+        if not rescued:
+            say(f"{what} could not be left anywhere else")
+        return rescued
+
+    def _path(self, name: str) -> str:
+        return os.path.join(self._place, name)
+
+    def _look(self) -> Optional[Dict[str, Any]]:
+        """Find the directory, and return its ``FW_offline.json``; None if it is another launch's by now."""
+        self._place = self._found()
+        try:
+            offline = protocol.read_offline(self._place)
+        except (OSError, protocol.Unreadable):
+            offline = self.offline  # gone or torn: what it was at the start
+        # Staged again, for a rerun in the same directory, it names another launch.
+        return offline if protocol.same_launch(offline, self.launch_id, self.token) else None
+
+    def _found(self) -> str:
+        if self._handle is None or os.path.isdir(self.directory):
+            return self.directory
+        try:
+            moved_to = os.readlink(f"/proc/self/fd/{self._handle}")
+        except OSError:
+            return self.directory
+        return moved_to if os.path.isdir(moved_to) else self.directory
+
+
+def _open_directory(path: str) -> Optional[int]:
+    try:
+        return os.open(path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    except OSError:
+        return None
+
+
+def _checkpoint(offline: Dict[str, Any], tasks: int) -> Optional[Dict[str, Any]]:
+    """Return the checkpoint that an earlier start left, if a run can go on from it."""
+    checkpoint = offline.get("checkpoint")
+    if checkpoint is None or _usable(checkpoint, tasks):
+        return checkpoint
+    say("the checkpoint of the earlier start cannot be used: all tasks are run again")
+    return None
+
+
+def _usable(checkpoint: Any, tasks: int) -> bool:
+    if not isinstance(checkpoint, dict):
+        return False
+    number = checkpoint.get("_task_n")
+    kinds = {"_all_stored_data": dict, "_all_update_spec": dict, "_all_mod_spec": list}
+    whole = all(isinstance(checkpoint.get(key), kind) for key, kind in kinds.items())
+    return whole and type(number) is int and 0 <= number < tasks
+
+
+def _read(read: Callable[[str], Dict[str, Any]], path: str) -> Dict[str, Any]:
+    try:
+        return read(path)
+    except FileNotFoundError as error:
+        raise NothingToRun(
+            f"{error.strerror} in {os.path.dirname(str(error.filename))}",
+            "name the launch directory that fwagent, or qlaunch -r for an offline run, has made",
+        ) from None
+    except protocol.Unreadable as error:
+        raise NothingToRun(
+            f"{error} ({path})",
+            "if it stays so, cancel the job and have the Firework launched again",
+        ) from None
+
+
+def _check(firework: Dict[str, Any], offline: Dict[str, Any], ours: Dict[str, Any]) -> None:
+    spec = firework.get("spec")
+    if not isinstance(spec, dict) or not isinstance(spec.get("_tasks"), list):
+        raise NothingToRun(f"{protocol.FW_JSON} has no list spec._tasks", "is it a Firework?")
+    if type(offline.get("launch_id")) is not int:
+        problem = f"{protocol.OFFLINE_JSON} has no launch_id"
+        raise NothingToRun(problem, "have the Firework launched again")
+    if ours.get("protocol", protocol.PROTOCOL) != protocol.PROTOCOL:
+        raise NothingToRun(
+            f"the directory was staged by another fwagent (protocol {ours['protocol']!r:.40}, "
+            f"this fwrunner has {protocol.PROTOCOL})",
+            "have the same version of fwagent on the login node and in the job",
+        )
+
+
+def _positive(value: Any, default: float) -> float:
+    return value if isinstance(value, (int, float)) and 0 < value <= 1e6 else default
