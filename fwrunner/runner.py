@@ -9,8 +9,9 @@ import threading
 from typing import Any, Dict, Iterator, List, Tuple
 
 from fwrunner import protocol
-from fwrunner.action import SKIPS, Action, Fault, apply_mods, failure, plain, read_action
+from fwrunner.action import SKIPS, Action, Fault, apply_mods, failure, read_action
 from fwrunner.launch import Launch, say, to_stderr
+from fwrunner.plain import UNSERIALIZABLE, plain
 from fwrunner.tasks import RunTask, canonical, load
 
 # A final report holds the action, and a checkpoint of about the same size.
@@ -18,6 +19,9 @@ _MAX_ACTION_SIZE = protocol.MAX_REPORT_SIZE // 3
 
 # Of a stack trace, what is told at most: its end.
 _MAX_TRACE = 1000000
+
+# Places of results that cannot be stored as they are, of those that are told.
+_MAX_PROBLEMS = 50
 
 # FireWorks acts on these; fwrunner does not, so far.
 _UNSUPPORTED = (
@@ -83,7 +87,7 @@ class Run:
             raw = read_action(run_task(self.spec))
             if os.getpid() != self.signals.pid:
                 sys.exit()
-            action: Action = {key: plain(value, (key,)) for key, value in raw.items()}
+            action = self._plain(raw)
         self.given["stored_data"].update(action["stored_data"])
         self.given["update_spec"].update(action["update_spec"])
         self.given["mod_spec"].extend(action["mod_spec"])
@@ -96,6 +100,17 @@ class Run:
             raise Fault(
                 f"the results are {size} bytes of JSON; at most {_MAX_ACTION_SIZE} can be told"
             )
+        return action
+
+    def _plain(self, raw: Action) -> Action:
+        """Return an action as it can be told; where that is not all of it, say so."""
+        problems: List[str] = []
+        action: Action = {key: plain(value, key, problems) for key, value in raw.items()}
+        if problems:
+            known = self.given["stored_data"].get(UNSERIALIZABLE, [])
+            told = [*known, *problems][:_MAX_PROBLEMS]
+            action["stored_data"][UNSERIALIZABLE] = told
+            say("not stored as it was given:\n  " + "\n  ".join(problems[:_MAX_PROBLEMS]))
         return action
 
     def _failure(self, error: BaseException) -> Action:
