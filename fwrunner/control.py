@@ -1,4 +1,4 @@
-"""Which files of a launch directory tell of the launch itself, so that no task may change them.
+"""Which files of a launch directory tell of the launch itself, so that tasks leave them alone.
 
 FireWorks has no such rule: its CompressDirTask compresses ``FW_offline.json`` under the reader, and a
 recovery that copies the earlier directory brings back the earlier launch's state.
@@ -6,7 +6,7 @@ recovery that copies the earlier directory brings back the earlier launch's stat
 
 import os
 
-from fwrunner import protocol
+from fwrunner import action_file, protocol
 
 _NAMES = (
     protocol.FW_JSON,
@@ -14,6 +14,7 @@ _NAMES = (
     protocol.PING_JSON,
     protocol.ACTION_JSON,
     "FW_submit.script",
+    *action_file.NAMES,
 )
 _SUFFIXES = ("", ".gz", ".bz2", ".z")
 

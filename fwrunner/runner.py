@@ -6,13 +6,15 @@ import os
 import signal
 import sys
 import threading
-from typing import Any, Dict, Iterator, List, Tuple
+from typing import Any, Dict, Iterator, List, Optional, Tuple
 
 from fwrunner import protocol
 from fwrunner.action import SKIPS, Action, Fault, apply_mods, failure, read_action
+from fwrunner.action_file import ActionFile
 from fwrunner.launch import Launch, say, to_stderr
 from fwrunner.plain import UNSERIALIZABLE, plain
 from fwrunner.tasks import RunTask, canonical, load
+from fwrunner.worker import attributes, worker_of
 
 # A final report holds the action, and a checkpoint of about the same size.
 _MAX_ACTION_SIZE = protocol.MAX_REPORT_SIZE // 3
@@ -20,14 +22,12 @@ _MAX_ACTION_SIZE = protocol.MAX_REPORT_SIZE // 3
 # Of a stack trace, what is told at most: its end.
 _MAX_TRACE = 1000000
 
+# Keys of the spec that `fwrunner.handover` acts on. Like the other modules that few Fireworks need, it is
+# imported for those only: each file opened counts on a parallel file system.
+_HANDOVER = ("_files_in", "_files_out", "_pass_job_info", "_preserve_fworker")
+
 # Places of results that cannot be stored as they are, of those that are told.
 _MAX_PROBLEMS = 50
-
-# FireWorks acts on these; fwrunner does not, so far.
-_UNSUPPORTED = (
-    *("_background_tasks", "_recovery", "_files_in", "_files_out", "_pass_job_info"),
-    *("_preserve_fworker", "_add_fworker", "_add_launchpad_and_fw_id"),
-)
 
 
 class Terminated(BaseException):
@@ -43,50 +43,101 @@ class Run:
         spec = launch.firework["spec"]
         # Apart from those in the spec, which a task may alter.
         self.tasks: List[Any] = [canonical(i) for i in json.loads(json.dumps(spec["_tasks"]))]
-        self.spec: Dict[str, Any] = dict(spec, _fw_env=_worker_env(launch.firework))
-        self.number = 0
+        self.worker = worker_of(launch.firework)
+        self.spec: Dict[str, Any] = dict(spec, _fw_env=self.worker.env)
+        self.number: Optional[int] = None
         self.given: Dict[str, Any] = {"stored_data": {}, "update_spec": {}, "mod_spec": []}
+        self.written: Optional[ActionFile] = None
 
     def execute(self) -> Tuple[str, Action]:
         """Run the tasks; return the final state and action, whatever happens."""
         try:
             os.chdir(self.launch.directory)
-            return "COMPLETED", self._all_tasks()
+            return "COMPLETED", self._handed_over(self._all_tasks())
         except BaseException as error:
             if os.getpid() != self.signals.pid:
                 raise  # in a process that a task forked: it has nothing to tell
             return "FIZZLED", self._failure(error)
 
     def _all_tasks(self) -> Action:
-        ignored = [key for key in _UNSUPPORTED if self.spec.get(key)]
-        if ignored:
-            say(f"not supported yet, so without effect: {', '.join(ignored)}")
+        with self.signals.armed():
+            loaded = self._prepared()
+        with contextlib.ExitStack() as beside:
+            background = self._background(beside)
+            action = self._each(loaded)
+            if background:
+                with self.signals.armed():
+                    background.finish()
+        return action
+
+    def _prepared(self) -> List[Tuple[int, RunTask]]:
+        """Return the tasks to run, with their numbers, when all that they need is in its place."""
+        if not self.tasks:
+            raise Fault("the Firework has no tasks")
+        recovery = self.spec.get("_recovery")
+        loaded = self._recovered() if recovery else self._loaded(0)
+        # What an earlier launch left here is no news of this one; what comes next may be.
+        self.written = ActionFile(self.launch.directory)
+        if self._hands_over():
+            from fwrunner import handover
+
+            handover.check(self.spec)
+            if not recovery:
+                handover.take_files(self.spec, self.launch.directory)
+        return loaded
+
+    def _recovered(self) -> List[Tuple[int, RunTask]]:
+        from fwrunner.recovery import copy_previous, restore_spec, start_of
+
+        start = start_of(self.spec, len(self.tasks))
+        loaded = self._loaded(start.number)
+        self.given = {
+            key: plain(value) for key, value in start._asdict().items() if key in self.given
+        }
+        restore_spec(self.spec, start)
+        copy_previous(self.spec, self.launch.directory)
+        return loaded
+
+    def _loaded(self, first: int) -> List[Tuple[int, RunTask]]:
+        given = attributes(self.launch.firework, self.worker)
+        loaded = []
+        for number, task in enumerate(self.spec["_tasks"][first:], first):
+            self.number = number
+            loaded.append((number, load(task, given)))
+        self.number = None
+        return loaded
+
+    def _background(self, beside: contextlib.ExitStack) -> Any:
+        """Start the background tasks, which few Fireworks have, and stop them at the end."""
+        if not self.spec.get("_background_tasks"):
+            return None
+        from fwrunner.background import Background
+
+        background = Background(self.launch.firework["spec"])
+        beside.callback(background.stop)
+        background.start()
+        return background
+
+    def _each(self, tasks: List[Tuple[int, RunTask]]) -> Action:
         action = read_action(None)
-        for number, run_task in enumerate(self._loaded()):
+        for number, run_task in tasks:
             self.number = number
             checkpoint = {f"_all_{key}": plain(value) for key, value in self.given.items()}
             self.launch.update(checkpoint=dict({"_task_n": number}, **checkpoint))
             action = self._one_task(run_task)
             if any(action[key] for key in SKIPS):
                 break
+        self.number = None
         return action
-
-    def _loaded(self) -> List[RunTask]:
-        if not self.tasks:
-            raise Fault("the Firework has no tasks")
-        loaded = []
-        for number, task in enumerate(self.spec["_tasks"]):
-            self.number = number
-            with self.signals.armed():
-                loaded.append(load(task))
-        return loaded
 
     def _one_task(self, run_task: RunTask) -> Action:
         """Run one task; return its action with all that was given so far."""
         with self.signals.armed():
-            raw = read_action(run_task(self.spec))
+            result = run_task(self.spec)
             if os.getpid() != self.signals.pid:
                 sys.exit()
+            written = self.written.read() if self.written else None
+            raw = read_action(result if written is None else written)
             action = self._plain(raw)
         self.given["stored_data"].update(action["stored_data"])
         self.given["update_spec"].update(action["update_spec"])
@@ -113,25 +164,35 @@ class Run:
             say("not stored as it was given:\n  " + "\n  ".join(problems[:_MAX_PROBLEMS]))
         return action
 
+    def _hands_over(self) -> bool:
+        return any(self.spec.get(key) for key in _HANDOVER)
+
+    def _handed_over(self, action: Action) -> Action:
+        if not self._hands_over():
+            return action
+        from fwrunner.handover import hand_over
+
+        launch = self.launch
+        return hand_over(action, self.spec, launch.firework, self.worker, launch.report.launch_dir)
+
     def _failure(self, error: BaseException) -> Action:
         import traceback
 
         trace = "".join(traceback.format_exception(type(error), error, error.__traceback__))
         to_stderr(trace)
-        task = self.tasks[self.number] if self.tasks else None
+        task = None if self.number is None else self.tasks[self.number]
         message = "runtime error during task"
         if isinstance(error, (Fault, Terminated, KeyboardInterrupt)):
-            name = task.get("_fw_name") if isinstance(task, dict) else None
-            message = f"task {self.number + 1} of {len(self.tasks)} ({name}): {error}"
-        return failure(message, task, trace[-_MAX_TRACE:], error)
-
-
-def _worker_env(firework: Dict[str, Any]) -> Dict[str, Any]:
-    try:
-        env = firework["launches"][-1]["fworker"]["env"]
-    except (KeyError, IndexError, TypeError):
-        env = None
-    return env if isinstance(env, dict) else {}
+            message = str(error)
+            if self.number is not None:
+                name = task.get("_fw_name") if isinstance(task, dict) else None
+                message = f"task {self.number + 1} of {len(self.tasks)} ({name}): {error}"
+        action = failure(message, task, trace[-_MAX_TRACE:], error)
+        try:
+            return self._handed_over(action)
+        except Exception as fault:
+            say(f"nothing is handed over to the children: {fault}")
+            return action
 
 
 class Signals:
