@@ -36,8 +36,11 @@ def is_being_written(name: str) -> bool:
 
 def is_own_output(path: str) -> bool:
     """Tell whether a file is where the stdout or stderr of this job goes."""
+    return any(_same_file(path, stream) for stream in (1, 2))
+
+
+def _same_file(path: str, stream: int) -> bool:
     try:
-        there = os.stat(path)
-        return any(os.path.samestat(there, os.fstat(stream)) for stream in (1, 2))
+        return os.path.samestat(os.stat(path), os.fstat(stream))
     except OSError:
         return False

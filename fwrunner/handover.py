@@ -10,7 +10,7 @@ from typing import Any, Dict, List
 from fwrunner.action import Action, Fault
 from fwrunner.launch import say
 from fwrunner.plain import plain
-from fwrunner.worker import Worker
+from fwrunner.worker import worker_of
 from fwrunner.zipped import open_zipped
 
 Spec = Dict[str, Any]
@@ -34,9 +34,7 @@ def take_files(spec: Spec, directory: str) -> None:
             _copy(label, given[label], os.path.join(directory, wanted[label]))
 
 
-def hand_over(
-    action: Action, spec: Spec, firework: Dict[str, Any], worker: Worker, directory: str
-) -> Action:
+def hand_over(action: Action, spec: Spec, firework: Dict[str, Any], directory: str) -> Action:
     """Return a final action with what the spec says is to be passed to the children.
 
     That is also done to the action of a FIZZLED Firework, as there; its children never get it.
@@ -48,8 +46,9 @@ def hand_over(
     mods.extend(_file_mods(spec, directory))
     update = action["update_spec"]
     if spec.get("_preserve_fworker"):
-        if worker.name:
-            update = dict(update, _fworker=worker.name)
+        name = worker_of(firework).name
+        if name:
+            update = dict(update, _fworker=name)
         else:
             say("_preserve_fworker has no effect: FW.json does not say which worker this is")
     return dict(action, mod_spec=[*action["mod_spec"], *mods], update_spec=update)

@@ -14,7 +14,6 @@ from fwrunner.action_file import ActionFile
 from fwrunner.launch import Launch, say, to_stderr
 from fwrunner.plain import UNSERIALIZABLE, plain
 from fwrunner.tasks import RunTask, canonical, load
-from fwrunner.worker import attributes, worker_of
 
 # A final report holds the action, and a checkpoint of about the same size.
 _MAX_ACTION_SIZE = protocol.MAX_REPORT_SIZE // 3
@@ -22,8 +21,9 @@ _MAX_ACTION_SIZE = protocol.MAX_REPORT_SIZE // 3
 # Of a stack trace, what is told at most: its end.
 _MAX_TRACE = 1000000
 
-# Keys of the spec that `fwrunner.handover` acts on. Like the other modules that few Fireworks need, it is
-# imported for those only: each file opened counts on a parallel file system.
+# Keys of the spec that `fwrunner.worker` and `fwrunner.handover` act on. Like other modules that few Fireworks
+# need, these are imported for them only: each file opened counts on a parallel file system.
+_ATTRIBUTES = ("_add_fworker", "_add_launchpad_and_fw_id")
 _HANDOVER = ("_files_in", "_files_out", "_pass_job_info", "_preserve_fworker")
 
 # Places of results that cannot be stored as they are, of those that are told.
@@ -43,8 +43,7 @@ class Run:
         spec = launch.firework["spec"]
         # Apart from those in the spec, which a task may alter.
         self.tasks: List[Any] = [canonical(i) for i in json.loads(json.dumps(spec["_tasks"]))]
-        self.worker = worker_of(launch.firework)
-        self.spec: Dict[str, Any] = dict(spec, _fw_env=self.worker.env)
+        self.spec: Dict[str, Any] = dict(spec, _fw_env=_worker_env(launch.firework))
         self.number: Optional[int] = None
         self.given: Dict[str, Any] = {"stored_data": {}, "update_spec": {}, "mod_spec": []}
         self.written: Optional[ActionFile] = None
@@ -99,13 +98,20 @@ class Run:
         return loaded
 
     def _loaded(self, first: int) -> List[Tuple[int, RunTask]]:
-        given = attributes(self.launch.firework, self.worker)
+        given = self._attributes()
         loaded = []
         for number, task in enumerate(self.spec["_tasks"][first:], first):
             self.number = number
             loaded.append((number, load(task, given)))
         self.number = None
         return loaded
+
+    def _attributes(self) -> Dict[str, Any]:
+        if not any(self.spec.get(key) for key in _ATTRIBUTES):
+            return {}
+        from fwrunner.worker import attributes
+
+        return attributes(self.launch.firework)
 
     def _background(self, beside: contextlib.ExitStack) -> Any:
         """Start the background tasks, which few Fireworks have, and stop them at the end."""
@@ -173,7 +179,7 @@ class Run:
         from fwrunner.handover import hand_over
 
         launch = self.launch
-        return hand_over(action, self.spec, launch.firework, self.worker, launch.report.launch_dir)
+        return hand_over(action, self.spec, launch.firework, launch.report.launch_dir)
 
     def _failure(self, error: BaseException) -> Action:
         import traceback
@@ -193,6 +199,14 @@ class Run:
         except Exception as fault:
             say(f"nothing is handed over to the children: {fault}")
             return action
+
+
+def _worker_env(firework: Dict[str, Any]) -> Dict[str, Any]:
+    try:
+        env = firework["launches"][-1]["fworker"]["env"]
+    except (KeyError, IndexError, TypeError):
+        env = None
+    return env if isinstance(env, dict) else {}
 
 
 class Signals:

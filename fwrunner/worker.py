@@ -34,14 +34,14 @@ def worker_of(firework: Dict[str, Any]) -> Worker:
     )
 
 
-def attributes(firework: Dict[str, Any], worker: Worker) -> Dict[str, Any]:
+def attributes(firework: Dict[str, Any]) -> Dict[str, Any]:
     """Return the attributes that the spec asks for on each task that is an object."""
     spec = firework["spec"]
     asked: Dict[str, Any] = {}
     if spec.get("_add_launchpad_and_fw_id"):
         asked.update(fw_id=firework.get("fw_id", -1), launchpad=None)
     if spec.get("_add_fworker"):
-        asked["fworker"] = _like_fireworks(worker)
+        asked["fworker"] = _like_fireworks(worker_of(firework))
     return asked
 
 
