@@ -70,7 +70,7 @@ def _job_info(spec: Spec, firework: Dict[str, Any], directory: str) -> List[Any]
     own = {
         "fw_id": firework.get("fw_id", -1),
         "name": firework.get("name") or "Unnamed FW",
-        "launch_dir": directory,
+        "launch_dir": _as_utf8(directory),
         "state": firework.get("state", "WAITING"),
     }
     known: List[Any] = plain(_given_info(spec))
@@ -96,8 +96,13 @@ def _file_mods(spec: Spec, directory: str) -> List[Any]:
     for label, pattern in patterns.items():
         found = glob.glob(os.path.join(glob.escape(directory), pattern))
         if found:
-            mods.append({"_set": {f"_files_prev->{label}": plain(max(found))}})
+            mods.append({"_set": {f"_files_prev->{label}": _as_utf8(max(found))}})
     return mods
+
+
+def _as_utf8(path: str) -> str:
+    # Whatever the locale of the compute node: another host is to find it.
+    return str(plain(os.fsencode(path).decode("utf-8", "surrogateescape")))
 
 
 def _names(spec: Spec, key: str) -> Dict[str, str]:

@@ -59,13 +59,13 @@ def copy_previous(spec: Document, directory: str) -> None:
     if not recovery or recovery.get("_mode") != "cp":
         return
     previous = _part(recovery, "_prev_dir", str)
-    if os.path.abspath(previous) == directory:
-        return
     if not os.path.isdir(previous):
         raise Fault(
             f"the directory of the earlier launch, {previous}, is not there: rerun without copying, "
             "or from the beginning"
         )
+    if os.path.samefile(previous, directory):
+        return
     try:
         _copy(previous, directory, {os.path.realpath(directory)})
     except OSError as error:

@@ -178,8 +178,7 @@ class Run:
             return action
         from fwrunner.handover import hand_over
 
-        launch = self.launch
-        return hand_over(action, self.spec, launch.firework, launch.report.launch_dir)
+        return hand_over(action, self.spec, self.launch.firework, self.launch.directory)
 
     def _failure(self, error: BaseException) -> Action:
         import traceback

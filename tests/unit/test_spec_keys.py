@@ -200,6 +200,19 @@ class TestFilesIn:
 
 
 class TestHandOver:
+    @pytest.mark.parametrize("python", [sys.executable, *old_python()])
+    def test_a_locale_without_umlauts(self, stage, monkeypatch, python):
+        touch = {"_fw_name": "ScriptTask", "script": "touch a.txt"}
+        place = stage(touch, _files_out={"a": "*.txt"}, _pass_job_info=True)
+        place = place.rename(place.with_name("größe"))
+        settings = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+        for name, value in {**settings, "PYTHONPATH": str(REPOSITORY)}.items():
+            monkeypatch.setenv(name, value)
+        subprocess.run([python, "-B", "-m", "fwrunner"], cwd=place, check=True)
+        info, file = Launched(place, 0).action["mod_spec"]
+        assert info["_push_all"]["_job_info"][0]["launch_dir"] == str(place)
+        assert file == {"_set": {"_files_prev->a": str(place / "a.txt")}}
+
     def test_a_worker_that_is_not_known(self, launch: Launch, capfd):
         ran = launch("None", worker=None, _preserve_fworker=True)
         assert ran.action["update_spec"] == {}
@@ -324,6 +337,13 @@ class TestRecovery:
             == (ran.path / "linked" / "data").read_text()
             == "data"
         )
+
+    def test_the_same_directory_by_another_name(self, launch: Launch, tmp_path):
+        (tmp_path / "launch").mkdir()
+        (tmp_path / "launch" / "data").write_text("x")
+        (tmp_path / "link").symlink_to("launch")
+        ran = launch("None", _recovery=recovery(0, "cp", tmp_path / "link"))
+        assert (ran.status, (ran.path / "data").read_text()) == (0, "x")
 
     def test_the_new_directory_may_lie_in_the_old_one(self, launch: Launch, tmp_path):
         (tmp_path / "data").write_text("x")
