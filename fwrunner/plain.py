@@ -35,6 +35,8 @@ _MAX_DEPTH = 90
 # Values that are copied at most: more could not be told anyway, being at least two bytes each.
 _MAX_VALUES = MAX_REPORT_SIZE // 2
 
+_MAX_PROBLEMS = 1000
+
 # Of the text of what is replaced.
 _MAX_TEXT = 1000
 
@@ -43,7 +45,7 @@ def plain(value: Any, place: str = "", problems: Optional[List[str]] = None) -> 
     """Return a copy of a value by the rules above.
 
     To ``problems`` one text is added for each value that was replaced, beginning with its place, such as
-    ``update_spec.x[1]``; ``place`` is where the value itself is.
+    ``update_spec.x[1]``, up to a thousand; ``place`` is where the value itself is.
     """
     return _Copier(place, [] if problems is None else problems).copy(value)
 
@@ -73,14 +75,15 @@ class _Copier:
             return _text(value)
         if kind is int:
             return self._integer(value)
+        try:
+            return self._form(value)
+        except Exception as error:
+            return self._replaced(value, f"its conversion fails: {type(error).__name__}: {error}")
+
+    def _form(self, value: Any) -> Any:
         convert = _conversion(value)
         if convert is not None:
-            try:
-                form = convert(value)
-            except Exception as error:
-                return self._replaced(
-                    value, f"its conversion fails: {type(error).__name__}: {error}"
-                )
+            form = convert(value)
             return self._inside(value, lambda: self._at("", form))
         return self._basic(value)
 
@@ -156,7 +159,8 @@ class _Copier:
 
     def _problem(self, what: str) -> None:
         place = "".join(self._path).lstrip(".") or "the result"
-        self._problems.append(_text(f"{place:.200} {what}"))
+        if len(self._problems) < _MAX_PROBLEMS:
+            self._problems.append(_text(f"{place:.200} {what}"))
 
 
 def _conversion(value: Any) -> Optional[Callable[[Any], Any]]:

@@ -46,7 +46,7 @@ class Run:
         self.spec: Dict[str, Any] = dict(spec, _fw_env=_worker_env(launch.firework))
         self.number: Optional[int] = None
         self.given: Dict[str, Any] = {"stored_data": {}, "update_spec": {}, "mod_spec": []}
-        self.written: Optional[ActionFile] = None
+        self.action_file: Optional[ActionFile] = None
 
     def execute(self) -> Tuple[str, Action]:
         """Run the tasks; return the final state and action, whatever happens."""
@@ -65,8 +65,7 @@ class Run:
             background = self._background(beside)
             action = self._each(loaded)
             if background:
-                with self.signals.armed():
-                    background.finish()
+                self._finish(background)
         return action
 
     def _prepared(self) -> List[Tuple[int, RunTask]]:
@@ -76,7 +75,7 @@ class Run:
         recovery = self.spec.get("_recovery")
         loaded = self._recovered() if recovery else self._loaded(0)
         # What an earlier launch left here is no news of this one; what comes next may be.
-        self.written = ActionFile(self.launch.directory)
+        self.action_file = ActionFile(self.launch.directory)
         if self._hands_over():
             from fwrunner import handover
 
@@ -124,6 +123,13 @@ class Run:
         background.start()
         return background
 
+    def _finish(self, background: Any) -> None:
+        try:
+            with self.signals.armed():
+                background.finish()
+        except (Terminated, KeyboardInterrupt) as error:
+            say(f"the tasks are done; the background tasks were {error}")
+
     def _each(self, tasks: List[Tuple[int, RunTask]]) -> Action:
         action = read_action(None)
         for number, run_task in tasks:
@@ -142,7 +148,7 @@ class Run:
             result = run_task(self.spec)
             if os.getpid() != self.signals.pid:
                 sys.exit()
-            written = self.written.read() if self.written else None
+            written = self.action_file.read() if self.action_file else None
             raw = read_action(result if written is None else written)
             action = self._plain(raw)
         self.given["stored_data"].update(action["stored_data"])

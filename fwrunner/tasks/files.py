@@ -88,7 +88,7 @@ def _transfer(params: Params, transfer: Callable[[str, str], Any], source: str, 
     import time
     import traceback
 
-    for left in range(params.get("max_retry", 0), -1, -1):
+    for left in range(params.get("max_retry") or 0, -1, -1):
         try:
             transfer(source, to)
             return

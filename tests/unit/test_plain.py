@@ -41,6 +41,16 @@ class Fails:
         raise ValueError("no \ud800")
 
 
+class Unhelpful:
+    def __getattr__(self, name: str) -> Any:
+        raise KeyError(name)
+
+
+class BadDict(dict[str, Any]):
+    def items(self) -> Any:
+        raise RuntimeError("no")
+
+
 class Array:
     """As numpy's arrays and scalars are."""
 
@@ -128,6 +138,8 @@ def test_it_is_a_copy():
         ([2**63], "r[0]", "int", "an integer beyond 64 bits"),
         ([-(2**63) - 1], "r[0]", "int", "an integer beyond 64 bits"),
         pytest.param(10**5000, "r", "int", "an integer beyond 64 bits", id="huge"),
+        ({"a": [Unhelpful()]}, "r.a[0]", f"{__name__}.Unhelpful", "its conversion fails: KeyError"),
+        ([BadDict(x=1)], "r[0]", f"{__name__}.BadDict", "RuntimeError: no"),
         ({"a": Fails()}, "r.a", f"{__name__}.Fails", "its conversion fails: ValueError: no \ufffd"),
     ],
 )
@@ -176,6 +188,12 @@ def test_what_never_ends(monkeypatch):
     assert len(text) < 200_000
     assert "more than 90 deep" in problems[0]
     assert "too many" in problems[-1]
+
+
+def test_no_more_is_told_than_can_be_read():
+    problems: list[str] = []
+    assert len(plain([object()] * 2000, "", problems)) == 2000
+    assert len(problems) == 1000
 
 
 def test_the_same_object_twice_is_no_loop():

@@ -27,7 +27,7 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 WORKER = {"name": "w", "category": ["a"], "query": '{"spec.x": 1}', "env": {"cmd": "mpirun"}}
 
 TASKS = """
-    import os, time
+    import os, threading, time
     from pathlib import Path
 
     def write(name, text="", times=None):
@@ -391,6 +391,14 @@ class TestBackground:
         assert (ran.status, ran.stored) == (0, {"a": 1})
         told = "_background_tasks[0] failed, and is not run again: ZeroDivisionError"
         assert capfd.readouterr().err.count(told) == 2
+
+    def test_a_signal_in_the_last_run_leaves_the_results(self, launch: Launch, capfd):
+        code = "threading.current_thread() is threading.main_thread() and os.kill(os.getpid(), 15)"
+        ran = launch(
+            "{'stored_data': {'a': 1}}", _background_tasks=beside(code, run_on_finish=True)
+        )
+        assert (ran.status, ran.stored) == (0, {"a": 1})
+        assert "the background tasks were ended by SIGTERM" in capfd.readouterr().err
 
     def test_no_last_run_after_a_failure(self, launch: Launch):
         last = beside("grow('log')", run_on_finish=True, num_launches=1)
