@@ -29,6 +29,7 @@ from agent.stage import StageError, prepare_root
 from agent.watch import Wake, Watch
 from fwcore.errors import DatabaseRefused, DatabaseUnreachable, FwagentError
 from fwcore.launchpad import LaunchPad
+from fwrunner.protocol import rescue
 
 #: Seconds between two passes while they fail, and between two tries to launch: first and last pause.
 PASS_BACKOFF = (1.0, 60.0)
@@ -58,7 +59,7 @@ def make_parts(config: Config) -> Parts:
         config,
         launchpad,
         queue,
-        WayBack(launchpad, outbox, config.sync.max_report_size),
+        WayBack(launchpad, outbox, config.sync.max_report_size, Path.home() / rescue.PATH),
         WayOut(launchpad, config, queue, worker),
     )
 

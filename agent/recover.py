@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from agent.results import Result
+from fwcore.errors import FwagentError
 from fwcore.launchpad import LaunchPad
 from fwcore.launchpad.records import BATCH, Applied
 from fwrunner.protocol import (
@@ -21,6 +22,7 @@ from fwrunner.protocol import (
     read_outbox_entry,
     read_report,
 )
+from fwrunner.protocol.rescue import read_lines
 
 _LOOKED_AT = (OFFLINE_JSON, PING_JSON, ACTION_JSON)
 
@@ -33,6 +35,8 @@ class Memory:
     """What was seen of launch directories, so that unchanged ones are not read again. Only a cache."""
 
     signatures: dict[int, Signature] = field(default_factory=dict)
+    #: Rescued reports that are not for us: as they were when they were offered.
+    foreign: dict[Path, tuple[int, int, int] | None] = field(default_factory=dict)
 
     def keep(self, launch_ids: Iterable[int]) -> None:
         """Forget all but these launches."""
@@ -52,10 +56,13 @@ class Found:
 class WayBack:
     """Reads reports and brings them into the database, in batches of bounded size."""
 
-    def __init__(self, launchpad: LaunchPad, outbox: Path, max_size: int) -> None:
+    def __init__(
+        self, launchpad: LaunchPad, outbox: Path, max_size: int, rescued: Path | None = None
+    ) -> None:
         self._launchpad = launchpad
         self._outbox = outbox
         self._max_size = max_size
+        self._rescued = rescued
         self.memory = Memory()
         #: {launch_id: seconds from its final report's writing to its being in the database}, of the last pass.
         self.latencies: dict[int, float] = {}
@@ -78,20 +85,37 @@ class WayBack:
         return {launch_id: place for launch_id, place in places.items() if launch_id in wanted}
 
     def recover(self, places: Mapping[int, str], result: Result, *, outbox: bool = True) -> None:
-        """Apply everything that the outbox and these launch directories tell."""
+        """Apply everything that the outbox, these launch directories and their rescued reports tell."""
         self.latencies = {}
         if outbox:
-            for entries in _batches(self._entries(), BATCH):
+            for entries in _batches(_entries(self._outbox), BATCH):
                 self._apply_entries(entries, result)
-        for batch in _batches(places.items(), BATCH):
+        rescued = self._apply_rescued(places, result)
+        # The directory of a rescued report may be gone for good.
+        left = (item for item in places.items() if item[0] not in rescued)
+        for batch in _batches(left, BATCH):
             self._apply_places(dict(batch), result)
 
-    def _entries(self) -> list[Path]:
+    def recover_file(self, file: Path, result: Result) -> None:
+        """Apply the reports in a file that holds what a job wrote to stderr. Raises FwagentError."""
         try:
-            entries = sorted(self._outbox.iterdir())
-        except FileNotFoundError:
-            return []
-        return [path for path in entries if path.suffix == ".json" and path.name[0] != "."]
+            with file.open("rb") as stream:
+                told = list(read_lines(stream, str(file), self._max_size))
+        except OSError as error:
+            raise FwagentError(
+                f"{file} cannot be read: {error.strerror}", "give the file with the job's stderr"
+            ) from None
+        if not told:
+            raise FwagentError(
+                f"there is no report in {file}",
+                "a job writes one to its stderr only if it can write it nowhere else: look there",
+            )
+        for item in told:
+            if isinstance(item, NotYet):
+                result.defer(None, None, item.reason)
+        reports = [item for item in told if isinstance(item, Report)]
+        for batch in _batches(reports, BATCH):
+            self._apply([Found(report, file, _modified(file)) for report in batch], result)
 
     def _apply_entries(self, entries: list[Path], result: Result) -> None:
         found = []
@@ -117,6 +141,30 @@ class WayBack:
                 self._set_aside(item.path)
             else:
                 item.path.unlink(missing_ok=True)
+
+    def _apply_rescued(self, places: Mapping[int, str], result: Result) -> set[int]:
+        """Apply rescued reports of these launches; return which are in the database now."""
+        # Other databases may be served from the same home directory. Their entries are left alone.
+        found = []
+        for path in _entries(self._rescued) if self._rescued else []:
+            number = path.name.partition(".")[0]
+            place = places.get(int(number)) if number.isdecimal() else None
+            if place is None or self.memory.foreign.get(path, ()) == _stat(path):
+                continue
+            report = read_outbox_entry(str(path), self._max_size)
+            if isinstance(report, NotYet):
+                result.defer(int(number), None, f"{path}: {report.reason}")
+            elif _same_place(report.launch_dir, place):
+                found.append(Found(report, path, _modified(path)))
+        applied = self._apply(found, result)
+        unsettled = {outcome.launch_id for outcome in applied.deferred}
+        ignored = {outcome.launch_id for outcome in applied.ignored}
+        for item in found:
+            if item.report.launch_id in ignored:
+                self.memory.foreign[item.path] = _stat(item.path)
+            elif item.report.launch_id not in unsettled:
+                item.path.unlink(missing_ok=True)
+        return {item.report.launch_id for item in found} - unsettled - ignored
 
     def _set_aside(self, path: Path) -> None:
         # It is nobody's here, but it may be the only copy of somebody's result.
@@ -164,6 +212,19 @@ class WayBack:
             if item.report.final and item.report.launch_id in ended and item.written
         }
         return applied
+
+
+def _entries(directory: Path) -> list[Path]:
+    try:
+        entries = sorted(directory.iterdir())
+    except OSError:
+        return []
+    return [path for path in entries if path.suffix == ".json" and path.name[0] != "."]
+
+
+def _same_place(one: str, other: str) -> bool:
+    # The compute node may have the file system elsewhere, and a job sees its links resolved.
+    return Path(one).parts[-2:] == Path(other).parts[-2:]
 
 
 def _signature(place: str) -> Signature:

@@ -7,6 +7,7 @@ directory that has it is complete.
 from __future__ import annotations
 
 import os
+import re
 import shlex
 from collections.abc import Callable, Mapping
 from contextlib import suppress
@@ -33,6 +34,11 @@ from fwrunner.protocol import (
 TIME_FORMAT = "%Y-%m-%d-%H-%M-%S-%f"
 SUBMIT_SCRIPT = "FW_submit.script"
 LAUNCHES_PER_BLOCK = 500
+
+# A program that runs Fireworks, then words without a meaning to the shell but single quotes.
+_ONE_COMMAND = re.compile(
+    r"""([\w./~+-]*/)?(python[\d.]*|rlaunch|[\w.-]+\.pyz|env|srun)( +([\w./~+=:,@%-]+|'[^'\n]*'))*"""
+)
 
 
 class StageError(FwagentError):
@@ -157,5 +163,7 @@ def _forget_earlier_launch(launch_dir: Path) -> None:
 
 
 def _script(launch_dir: Path, runner: str) -> str:
-    # A `cd` that fails must not run the job somewhere else.
-    return f"#!/bin/sh\ncd {shlex.quote(str(launch_dir))} || exit 1\n{runner}\n"
+    # A `cd` that fails must not run the job somewhere else. A signal to the batch shell, a warning before
+    # the time is over, reaches the runner if it takes the shell's place: as far as it is one command.
+    last = f"exec {runner}" if _ONE_COMMAND.fullmatch(runner) else runner
+    return f"#!/bin/sh\ncd {shlex.quote(str(launch_dir))} || exit 1\n{last}\n"

@@ -9,12 +9,11 @@ if __name__ == "__main__" and sys.path[:1] in ([""], [os.getcwd()]) and os.getcw
     # task left there must not stand in for the library's. (Neither do the commands of FireWorks.)
     del sys.path[0]
 
-import argparse  # noqa: E402
-from typing import List, Optional  # noqa: E402
+from typing import List, Optional, Tuple  # noqa: E402
 
 from fwrunner import __version__  # noqa: E402
 from fwrunner.launch import PING_INTERVAL, NothingToRun  # noqa: E402
-from fwrunner.supervise import NOTHING_TO_RUN, run  # noqa: E402
+from fwrunner.supervise import NOTHING_TO_RUN, end_here, run  # noqa: E402
 
 _ABOUT = """\
 Run the Firework of a launch directory, without a database and without FireWorks.
@@ -37,6 +36,23 @@ example, as a job script:
 
 def main(argv: Optional[List[str]] = None) -> int:
     """Run the command line; return the exit status."""
+    arguments = sys.argv[1:] if argv is None else argv
+    # What job scripts call needs no parser, which would read more files than all the rest.
+    plain = len(arguments) < 2 and not "".join(arguments).startswith("-")
+    if plain and not os.environ.get("FWAGENT_PING_INTERVAL"):
+        launch_dir, ping_interval = "".join(arguments) or ".", None
+    else:
+        launch_dir, ping_interval = _parsed(arguments)
+    try:
+        return run(launch_dir, ping_interval, sys.exit)
+    except NothingToRun as error:
+        sys.stderr.write(f"fwrunner: {error}\n")
+        return NOTHING_TO_RUN
+
+
+def _parsed(arguments: List[str]) -> Tuple[str, Optional[float]]:
+    import argparse
+
     parser = argparse.ArgumentParser(
         prog="fwrunner",
         description=_ABOUT,
@@ -60,25 +76,22 @@ def main(argv: Optional[List[str]] = None) -> int:
         f"what the login node asked for, else {PING_INTERVAL:g})",
     )
     parser.add_argument("--version", action="version", version=f"fwrunner {__version__}")
-    options = parser.parse_args(argv)
-    try:
-        return run(options.launch_dir, options.ping_interval)
-    except NothingToRun as error:
-        sys.stderr.write(f"fwrunner: {error}\n")
-        return NOTHING_TO_RUN
+    options = parser.parse_args(arguments)
+    return options.launch_dir, options.ping_interval
 
 
 def _seconds(text: str) -> float:
+    from argparse import ArgumentTypeError
+
     try:
         seconds = float(text)
     except ValueError:
         seconds = 0.0
     if not 0 < seconds <= 1e6:
-        raise argparse.ArgumentTypeError(
-            f"{text!r} is no number of seconds from above 0 to a million"
-        )
+        raise ArgumentTypeError(f"{text!r} is no number of seconds from above 0 to a million")
     return seconds
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    # Nothing is left to be done: this saves taking the interpreter apart. The tasks' process does it, though.
+    end_here(main())

@@ -10,7 +10,7 @@ from typing import Any, Dict, Optional
 
 from fwrunner import protocol
 from fwrunner.action import Fault
-from fwrunner.launch import say
+from fwrunner.places import say
 from fwrunner.protocol.action import EMPTY
 
 NAMES = ("FWAction.json", "FWAction.yaml")

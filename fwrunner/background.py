@@ -12,7 +12,7 @@ import threading
 from typing import Any, Dict
 
 from fwrunner.action import Fault
-from fwrunner.launch import say
+from fwrunner.places import say
 from fwrunner.tasks import RunTask, load
 from fwrunner.tasks.child import end_child_of
 

@@ -8,7 +8,7 @@ import os
 from typing import Any, Dict, List
 
 from fwrunner.action import Action, Fault
-from fwrunner.launch import say
+from fwrunner.places import say
 from fwrunner.plain import plain
 from fwrunner.worker import worker_of
 from fwrunner.zipped import open_zipped

@@ -1,17 +1,20 @@
 """One launch directory, as one start of its job reads and writes it.
 
-All paths are absolute and fixed at the start, so a task may change the directory. What one place
-refuses (a full disk, a folder that is gone) is told on stderr, and the next place is tried.
+All paths are absolute and fixed at the start, so a task may change the directory. One process alone, the
+supervisor, writes here.
 """
 
 import os
-import sys
-from typing import Any, Callable, Dict
+from typing import Any, Callable, Dict, List, Optional
 
-from fwrunner import protocol
+from fwrunner import places, protocol
 from fwrunner.action import Action
+from fwrunner.places import Place, leave, say
 
 PING_INTERVAL = 60.0
+
+#: The spec key of a Firework that, when its job is started again, is to go on where it was cut.
+RESUME = "_resume_requeued"
 
 _FINAL_KEYS = ("fwaction", "state", "completed_on")
 
@@ -28,6 +31,8 @@ class Launch:
 
     def __init__(self, directory: str) -> None:
         self.directory = directory
+        self._place = directory
+        self._handle: Optional[int] = None
         self.firework = _read(protocol.read_json, self._path(protocol.FW_JSON))
         self.offline = _read(protocol.read_offline, directory)
         ours = self.offline.get("fwagent")
@@ -50,73 +55,143 @@ class Launch:
             attempt=attempt + 1 if isinstance(attempt, int) else 1,
         )
         self.written: Dict[str, Any] = {}
+        #: The checkpoint to go on from, if this is not the first start and the Firework asks for it.
+        self.resume: Optional[Dict[str, Any]] = None
+        if self.report.attempt > 1 and self.firework["spec"].get(RESUME):
+            self.resume = _checkpoint(self.offline, len(self.firework["spec"]["_tasks"]))
+        if self.resume:
+            self.written.update(checkpoint=self.resume)
 
-    def start(self) -> None:
-        """Tell that the job has started."""
+    def start(self, **facts: Any) -> None:
+        """Tell that the job has started, with the first ping."""
+        self._handle = _open_directory(self.directory)
         ours = {"protocol": protocol.PROTOCOL, "token": self.token, "attempt": self.report.attempt}
-        self.update(started_on=self.report.started_on, fwagent=dict(self.ours, **ours))
-        self.ping()
-        self._to_outbox(self.report)
+        self.written.update(started_on=self.report.started_on, fwagent=dict(self.ours, **ours))
+        leave([self._offline_json(self.offline)])
+        self._ping_json(facts).take()
+        leave(self._outbox(self.report))
 
-    def update(self, **changes: Any) -> bool:
-        """Add keys to ``FW_offline.json``, keeping what others put there; tell whether it took."""
+    def update(self, **changes: Any) -> None:
+        """Add keys to ``FW_offline.json``, keeping what others put there."""
         self.written.update(changes)
-        offline = self._offline_now()
-        if not self._is_ours(offline):
-            return False
-        document = {key: offline[key] for key in offline if key not in _FINAL_KEYS}
-        document.update(self.written)
-        return _try(protocol.write_atomic, self._path(protocol.OFFLINE_JSON), document)
+        offline = self._look()
+        if offline is not None:
+            leave([self._offline_json(offline)])
 
-    def ping(self) -> None:
-        """Tell that the job is alive."""
-        if self._is_ours(self._offline_now()):
-            now = {"ping_time": protocol.timestamp()}
-            _try(protocol.write_atomic, self._path(protocol.PING_JSON), now)
+    def ping(self, **facts: Any) -> None:
+        """Tell that the job is alive, and what else there is to show of it."""
+        if self._look() is not None:
+            self._ping_json(facts).take()
 
     def finish(self, state: str, action: Action) -> bool:
-        """Leave the final report wherever it can be left; tell whether there is such a place."""
+        """Leave the final report; tell whether a file holds it.
+
+        That is one in the launch directory or in the outbox. While neither is to be had, it lies below the
+        home directory, or else in a line on stderr, and they are tried again for a while.
+        """
+        now = protocol.timestamp()
+        self.written.update(fwaction=action, state=state, completed_on=now)
         report = self.report._replace(
             state=state,
             fwaction=action,
-            completed_on=protocol.timestamp(),
+            completed_on=now,
             checkpoint=self.written.get("checkpoint"),
         )
-        told = []
-        if self._is_ours(self._offline_now()):
-            told.append(_try(protocol.write_report, self._path(protocol.ACTION_JSON), report))
-            told.append(self.update(fwaction=action, state=state, completed_on=report.completed_on))
-        else:
+        wanted = self._places(report)
+        told = len(leave(wanted)) < len(wanted) or self._rescue(report, wanted)
+        if self._handle is not None:
+            os.close(self._handle)
+            self._handle = None
+        return told
+
+    def _places(self, report: protocol.Report) -> List[Place]:
+        offline = self._look()
+        if offline is None:
             say(
                 f"{self.directory} belongs to another launch by now: "
                 f"the report of launch {self.launch_id} goes to its outbox only"
             )
-        told.append(self._to_outbox(report))
-        if not any(told):
-            say(f"the report of launch {self.launch_id}, {state}, could not be left anywhere")
-        return any(told)
+            return self._outbox(report)
+        action_json = Place(protocol.write_report, self._path(protocol.ACTION_JSON), report)
+        return [action_json, self._offline_json(offline), *self._outbox(report)]
+
+    def _offline_json(self, offline: Dict[str, Any]) -> Place:
+        document = {key: offline[key] for key in offline if key not in _FINAL_KEYS}
+        document.update(self.written)
+        return Place(protocol.write_atomic, self._path(protocol.OFFLINE_JSON), document)
+
+    def _ping_json(self, facts: Dict[str, Any]) -> Place:
+        ping = dict(facts, ping_time=protocol.timestamp())
+        return Place(protocol.write_atomic, self._path(protocol.PING_JSON), ping)
+
+    def _outbox(self, report: protocol.Report) -> List[Place]:
+        outbox = self.ours.get("outbox")
+        return [Place(places.drop, outbox, report)] if isinstance(outbox, str) else []
+
+    def _rescue(self, report: protocol.Report, refusing: List[Place]) -> bool:
+        from fwrunner.protocol import rescue  # seldom needed
+
+        home = os.path.join(os.path.expanduser("~"), rescue.PATH)
+        what = f"the report of launch {self.launch_id}, {report.state},"
+        rescued = Place(places.drop_at_home, home, report).take()
+        if rescued:
+            say(f"{what} is in {home} for now")
+        elif places.to_stderr(rescue.line(report)):
+            say(f"{what} is in the line above only: give this file to `fwagent recover --rescue`")
+        if places.leave_anywhere(refusing):
+            say(f"{what} has come to its place after all")
+            places.take_back(home, report)
+            return True
+        if not rescued:
+            say(f"{what} could not be left anywhere else")
+        return rescued
 
     def _path(self, name: str) -> str:
-        return os.path.join(self.directory, name)
+        return os.path.join(self._place, name)
 
-    def _offline_now(self) -> Dict[str, Any]:
+    def _look(self) -> Optional[Dict[str, Any]]:
+        """Find the directory, and return its ``FW_offline.json``; None if it is another launch's by now."""
+        self._place = self._found()
         try:
-            return protocol.read_offline(self.directory)
+            offline = protocol.read_offline(self._place)
         except (OSError, protocol.Unreadable):
-            return self.offline  # gone or torn: what it was at the start
-
-    def _is_ours(self, offline: Dict[str, Any]) -> bool:
+            offline = self.offline  # gone or torn: what it was at the start
         # Staged again, for a rerun in the same directory, it names another launch.
-        return protocol.same_launch(offline, self.launch_id, self.token)
+        return offline if protocol.same_launch(offline, self.launch_id, self.token) else None
 
-    def _to_outbox(self, report: protocol.Report) -> bool:
-        outbox = self.ours.get("outbox")
-        return isinstance(outbox, str) and _try(_drop, outbox, report)
+    def _found(self) -> str:
+        if self._handle is None or os.path.isdir(self.directory):
+            return self.directory
+        try:
+            moved_to = os.readlink(f"/proc/self/fd/{self._handle}")
+        except OSError:
+            return self.directory
+        return moved_to if os.path.isdir(moved_to) else self.directory
 
 
-def _drop(outbox: str, report: protocol.Report) -> None:
-    name = protocol.outbox_name(report.launch_id, str(report.token), report.final)
-    protocol.write_report(os.path.join(outbox, name), report)
+def _open_directory(path: str) -> Optional[int]:
+    try:
+        return os.open(path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    except OSError:
+        return None
+
+
+def _checkpoint(offline: Dict[str, Any], tasks: int) -> Optional[Dict[str, Any]]:
+    """Return the checkpoint that an earlier start left, if a run can go on from it."""
+    checkpoint = offline.get("checkpoint")
+    if checkpoint is None or _usable(checkpoint, tasks):
+        return checkpoint
+    say("the checkpoint of the earlier start cannot be used: all tasks are run again")
+    return None
+
+
+def _usable(checkpoint: Any, tasks: int) -> bool:
+    if not isinstance(checkpoint, dict):
+        return False
+    number = checkpoint.get("_task_n")
+    kinds = {"_all_stored_data": dict, "_all_update_spec": dict, "_all_mod_spec": list}
+    whole = all(isinstance(checkpoint.get(key), kind) for key, kind in kinds.items())
+    return whole and type(number) is int and 0 <= number < tasks
 
 
 def _read(read: Callable[[str], Dict[str, Any]], path: str) -> Dict[str, Any]:
@@ -151,26 +226,3 @@ def _check(firework: Dict[str, Any], offline: Dict[str, Any], ours: Dict[str, An
 
 def _positive(value: Any, default: float) -> float:
     return value if isinstance(value, (int, float)) and 0 < value <= 1e6 else default
-
-
-def say(text: str) -> None:
-    """Tell the user something, on stderr."""
-    to_stderr(f"fwrunner: {text}\n")
-
-
-def to_stderr(text: str) -> None:
-    """Write to stderr, if there is one."""
-    try:
-        sys.stderr.write(text)
-        sys.stderr.flush()
-    except (AttributeError, OSError, ValueError):
-        pass  # closed, or on a full disk
-
-
-def _try(write: Callable[..., None], *args: Any) -> bool:
-    try:
-        write(*args)
-    except Exception as error:
-        say(f"not written: {type(error).__name__}: {error} ({args[0]})")
-        return False
-    return True

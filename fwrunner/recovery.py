@@ -1,4 +1,4 @@
-"""A task-level rerun: go on at the task that failed, with what the ones before it have given.
+"""A task-level rerun, or a job started again: go on at a task, with what the ones before it have given.
 
 `lpad rerun_fws --task-level` puts the checkpoint of the failed launch into the spec as ``_recovery``,
 with ``_prev_dir`` and ``_mode`` ("cp": the files of that directory are copied first; "prev_dir": the job
@@ -13,7 +13,7 @@ from typing import Any, Dict, List, NamedTuple, Set
 
 from fwrunner.action import Fault, apply_mods
 from fwrunner.control import OUR_DIRECTORY, is_control_file, is_own_output
-from fwrunner.launch import say
+from fwrunner.places import say
 
 Document = Dict[str, Any]
 
@@ -27,11 +27,8 @@ class Start(NamedTuple):
     mod_spec: List[Any]
 
 
-def start_of(spec: Document, tasks: int) -> Start:
-    """Return where a Firework with so many tasks starts; raise Fault if its ``_recovery`` is none."""
-    recovery = spec.get("_recovery")
-    if not recovery:
-        return Start(0, {}, {}, [])
+def start_of(recovery: Any, tasks: int) -> Start:
+    """Return where a Firework with so many tasks goes on; raise Fault if its ``_recovery`` is none."""
     number = _part(recovery, "_task_n", int)
     if not 0 <= number < tasks:
         raise Fault(f"the spec's _recovery goes on at task {number + 1} of {tasks}")
@@ -53,10 +50,9 @@ def restore_spec(spec: Document, start: Start) -> None:
             say(f"recovery: of the tasks before number {start.number + 1}, {error}")
 
 
-def copy_previous(spec: Document, directory: str) -> None:
+def copy_previous(recovery: Document, directory: str) -> None:
     """In the mode "cp", copy the files of the earlier launch into this launch directory."""
-    recovery = spec.get("_recovery")
-    if not recovery or recovery.get("_mode") != "cp":
+    if recovery.get("_mode") != "cp":
         return
     previous = _part(recovery, "_prev_dir", str)
     if not os.path.isdir(previous):

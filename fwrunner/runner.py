@@ -3,16 +3,17 @@
 import contextlib
 import json
 import os
-import signal
 import sys
-import threading
-from typing import Any, Dict, Iterator, List, Optional, Tuple
+from typing import Any, Dict, List, Optional, Tuple
 
 from fwrunner import protocol
 from fwrunner.action import SKIPS, Action, Fault, apply_mods, failure, read_action
 from fwrunner.action_file import ActionFile
-from fwrunner.launch import Launch, say, to_stderr
+from fwrunner.channel import Channel
+from fwrunner.launch import Launch
+from fwrunner.places import say, to_stderr
 from fwrunner.plain import UNSERIALIZABLE, plain
+from fwrunner.signals import Signals, Terminated
 from fwrunner.tasks import RunTask, canonical, load
 
 # A final report holds the action, and a checkpoint of about the same size.
@@ -30,15 +31,12 @@ _HANDOVER = ("_files_in", "_files_out", "_pass_job_info", "_preserve_fworker")
 _MAX_PROBLEMS = 50
 
 
-class Terminated(BaseException):
-    """SIGTERM came while a task ran."""
-
-
 class Run:
     """The tasks of one Firework, and what they have given so far."""
 
-    def __init__(self, launch: Launch, signals: "Signals") -> None:
+    def __init__(self, launch: Launch, channel: Channel, signals: Signals) -> None:
         self.launch = launch
+        self.channel = channel
         self.signals = signals
         spec = launch.firework["spec"]
         # Apart from those in the spec, which a task may alter.
@@ -72,28 +70,30 @@ class Run:
         """Return the tasks to run, with their numbers, when all that they need is in its place."""
         if not self.tasks:
             raise Fault("the Firework has no tasks")
-        recovery = self.spec.get("_recovery")
-        loaded = self._recovered() if recovery else self._loaded(0)
+        checkpoint = self.launch.resume or self.spec.get("_recovery")
+        loaded = self._recovered(checkpoint) if checkpoint else self._loaded(0)
         # What an earlier launch left here is no news of this one; what comes next may be.
         self.action_file = ActionFile(self.launch.directory)
         if self._hands_over():
             from fwrunner import handover
 
             handover.check(self.spec)
-            if not recovery:
+            if not checkpoint:
                 handover.take_files(self.spec, self.launch.directory)
         return loaded
 
-    def _recovered(self) -> List[Tuple[int, RunTask]]:
+    def _recovered(self, checkpoint: Dict[str, Any]) -> List[Tuple[int, RunTask]]:
+        """Go on where an earlier launch, or an earlier start of this one, was cut."""
         from fwrunner.recovery import copy_previous, restore_spec, start_of
 
-        start = start_of(self.spec, len(self.tasks))
+        start = start_of(checkpoint, len(self.tasks))
         loaded = self._loaded(start.number)
         self.given = {
             key: plain(value) for key, value in start._asdict().items() if key in self.given
         }
         restore_spec(self.spec, start)
-        copy_previous(self.spec, self.launch.directory)
+        if not self.launch.resume:
+            copy_previous(checkpoint, self.launch.directory)
         return loaded
 
     def _loaded(self, first: int) -> List[Tuple[int, RunTask]]:
@@ -135,7 +135,8 @@ class Run:
         for number, run_task in tasks:
             self.number = number
             checkpoint = {f"_all_{key}": plain(value) for key, value in self.given.items()}
-            self.launch.update(checkpoint=dict({"_task_n": number}, **checkpoint))
+            self.channel.tell(checkpoint=dict({"_task_n": number}, **checkpoint))
+            self.channel.wait()
             action = self._one_task(run_task)
             if any(action[key] for key in SKIPS):
                 break
@@ -212,49 +213,3 @@ def _worker_env(firework: Dict[str, Any]) -> Dict[str, Any]:
     except (KeyError, IndexError, TypeError):
         env = None
     return env if isinstance(env, dict) else {}
-
-
-class Signals:
-    """Turns SIGTERM and SIGINT into an exception while a task runs, and at no other time."""
-
-    def __init__(self) -> None:
-        self.pid = os.getpid()
-        self.received = 0
-        self._armed = False
-        self._before: Dict[int, Any] = {}
-
-    def __enter__(self) -> "Signals":
-        if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGTERM, signal.SIGINT):
-                self._before[number] = signal.signal(number, self._handle) or signal.SIG_DFL
-        return self
-
-    def __exit__(self, *_: Any) -> None:
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
-
-    @contextlib.contextmanager
-    def armed(self) -> Iterator[None]:
-        """Let the signals raise; the one that came before does so at once."""
-        self._armed = True
-        try:
-            if self.received:
-                self._raise()
-            yield
-        finally:
-            self._armed = False
-
-    def _handle(self, number: int, _: Any) -> None:
-        if os.getpid() != self.pid:
-            # In a process that a task forked (multiprocessing ends its workers by SIGTERM).
-            signal.signal(number, self._before[number])
-            os.kill(os.getpid(), number)
-            return
-        self.received = number
-        if self._armed:
-            self._raise()
-
-    def _raise(self) -> None:
-        self._armed = False
-        kind = KeyboardInterrupt if self.received == signal.SIGINT else Terminated
-        raise kind(f"ended by {signal.Signals(self.received).name}")

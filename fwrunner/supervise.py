@@ -1,50 +1,284 @@
-"""The process of a job: its pings, its signals, its exit status, and that it runs once."""
+"""The process outside of the one that runs the tasks. It alone writes, so it always leaves a report.
 
-import contextlib
+A task may take its interpreter down (a segmentation fault, ``os._exit``, no memory left) or keep it from
+doing anything else. So the tasks run in a child, forked before what they need is imported. They tell
+what they do through a ``Channel``; the supervisor pings, passes signals on, and tells the end.
+"""
+
 import os
-import threading
-from typing import Iterator, Optional
+import select
+import signal
+import sys
+import time
+from typing import Any, Callable, Dict, List, NoReturn, Optional, Tuple
 
-from fwrunner import protocol
-from fwrunner.launch import Launch, say
-from fwrunner.runner import Run, Signals
+from fwrunner import node, protocol, signals
+from fwrunner.action import failure
+from fwrunner.channel import Channel
+from fwrunner.launch import Launch
+from fwrunner.places import say
 
 #: Exit status of the process.
 STATUS = {"COMPLETED": 0, "FIZZLED": 1}
 NOTHING_TO_RUN = 2
 
+# Seconds beyond those in which a task has to stop: for what it does then, for us to see it.
+_MARGIN = 3.0
+# Seconds that a process which the tasks left behind has to stop, and between two looks whether it did.
+_LEFT_BEHIND = 2.0
+_LOOK = 0.02
 
-def run(launch_dir: str, ping_interval: Optional[float] = None) -> int:
-    """Run the Firework of a launch directory; return the exit status. May raise NothingToRun."""
+_MEGABYTE = 1024 * 1024
+
+
+def end_here(status: int) -> NoReturn:
+    """End this process with an exit status, without what is registered for the end of the interpreter."""
+    _flush()
+    os._exit(status)
+
+
+def run(
+    launch_dir: str,
+    ping_interval: Optional[float] = None,
+    end: Callable[[int], NoReturn] = end_here,
+) -> int:
+    """Run the Firework of a launch directory; return the exit status. May raise NothingToRun.
+
+    ``end`` ends the child that runs the tasks, with an exit status: ``sys.exit``, if it is called by a
+    program of its own, so that what tasks registered for the end of the interpreter is done.
+    """
     launch = Launch(os.path.abspath(launch_dir))
     done = protocol.read_report(launch.directory)
     if isinstance(done, protocol.Report) and done.final:
         say(f"launch {launch.launch_id} has ended as {done.state} before; nothing is run again")
         return STATUS[done.state]
-    with Signals() as signals:
-        launch.start()
-        with _pinging(launch, ping_interval or launch.ping_interval):
-            state, action = Run(launch, signals).execute()
-        return STATUS[state] if launch.finish(state, action) else STATUS["FIZZLED"]
-
-
-@contextlib.contextmanager
-def _pinging(launch: Launch, interval: float) -> Iterator[None]:
-    stop = threading.Event()
-
-    def ping_until_stopped() -> None:
-        while not stop.wait(interval):
-            launch.ping()
-
-    thread = threading.Thread(target=ping_until_stopped, name="fwrunner-ping", daemon=True)
+    channel = Channel()
+    bell = signals.Bell()
+    # With a terminal, a process group of its own could not read from it, and Ctrl-C reaches both.
+    own_group = not _terminal()
+    _flush()  # else both would write it
     try:
-        thread.start()
-    except RuntimeError as error:
-        say(f"no pings but the first and the last: {error}")
+        pid = os.fork()
+    except OSError as error:
+        bell.listen()
+        bell.close()
+        channel.close()
+        return _without_tasks(launch, f"no process could be started for the tasks: {error}")
+    if pid == 0:
+        bell.close()
+        channel.for_the_tasks(own_group)
+        end(_run_tasks(launch, channel))
+    supervisor = _Supervisor(launch, channel, bell, _Tasks(pid, own_group))
     try:
-        yield
+        return supervisor.watch(ping_interval or launch.ping_interval)
     finally:
-        stop.set()
-        if thread.ident is not None:
-            thread.join(1)
-        launch.ping()
+        bell.close()
+        channel.close()
+
+
+def _without_tasks(launch: Launch, why: str) -> int:
+    say(why)
+    launch.start()
+    launch.finish("FIZZLED", failure(why, None, f"{why}\n", OSError(why)))
+    return STATUS["FIZZLED"]
+
+
+def _run_tasks(launch: Launch, channel: Channel) -> int:
+    """Run the tasks, in the child."""
+    # The supervisor tells of the start meanwhile: what most tasks need next costs no time now.
+    import subprocess  # noqa: F401
+
+    from fwrunner.runner import Run
+
+    with signals.Signals() as received:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, signals.SIGNALS)
+        channel.wait()
+        state, action = Run(launch, channel, received).execute()
+        channel.tell(state=state, fwaction=action)
+    return STATUS[state]
+
+
+class _Tasks:
+    """The process of the tasks, with all that belongs to it."""
+
+    def __init__(self, pid: int, own_group: bool) -> None:
+        self.pid = pid
+        self._own_group = own_group
+        self.ended: Optional[Tuple[int, Any]] = None
+        if own_group:
+            try:
+                os.setpgid(pid, pid)  # before a signal can come that is to reach all of it
+            except OSError:
+                pass  # it has ended already
+
+    def look(self) -> bool:
+        """Tell whether it has ended; what wait4() said of it is in ``ended`` then."""
+        if self.ended is None:
+            pid, status, usage = os.wait4(self.pid, os.WNOHANG)
+            if pid:
+                self.ended = (status, usage)
+        return self.ended is not None
+
+    def signal(self, number: int) -> None:
+        """Send a signal to the whole process group, so that commands get it too."""
+        try:
+            if self._own_group:
+                os.killpg(self.pid, number)
+            elif self.ended is None:
+                os.kill(self.pid, number)
+        except OSError:
+            pass  # nobody is left
+
+    def kill(self) -> None:
+        """Kill it, what descends from it in whatever process group, and what is left of its own."""
+        for pid in node.family(self.pid) if self.ended is None else ():
+            try:
+                os.kill(pid, signal.SIGKILL)
+            except OSError:
+                pass
+        self.signal(signal.SIGKILL)
+        if self.ended is None:
+            _, status, usage = os.wait4(self.pid, 0)
+            self.ended = (status, usage)
+
+    def clear(self) -> None:
+        """End what it left behind in its process group."""
+        if not self._own_group:
+            return
+        self.signal(signal.SIGTERM)
+        until = time.monotonic() + _LEFT_BEHIND
+        while self._left() and time.monotonic() < until:
+            time.sleep(_LOOK)
+        self.signal(signal.SIGKILL)
+
+    def _left(self) -> bool:
+        try:
+            os.killpg(self.pid, 0)
+        except OSError:
+            return False
+        return True
+
+    def usage(self) -> Dict[str, Any]:
+        """Return the memory in bytes and the seconds of CPU of all its processes."""
+        members = node.family(self.pid).values()
+        if not members:
+            return {}
+        return {"rss": sum(i.rss for i in members), "cpu": round(sum(i.cpu for i in members), 2)}
+
+
+class _Supervisor:
+    """Waits for what the tasks tell, for signals, for the time of the next ping."""
+
+    def __init__(self, launch: Launch, channel: Channel, bell: signals.Bell, tasks: _Tasks) -> None:
+        self._launch = launch
+        self._channel = channel
+        self._bell = bell
+        self._tasks = tasks
+        self._task: int = launch.resume["_task_n"] if launch.resume else 0
+        self._signal = 0
+        self._kill_at: Optional[float] = None
+        self._killed = False
+        self._state: Optional[str] = None
+        self._told = False
+        self._facts = {"host": os.uname().nodename, "pid": os.getpid(), "job_id": node.job_id()}
+
+    def watch(self, ping_interval: float) -> int:
+        """Return the exit status, when the tasks have ended and the report is left."""
+        self._channel.for_the_supervisor()
+        self._bell.listen()
+        self._launch.start(task=self._task, **self._facts)
+        self._channel.go_on()
+        ping_at = time.monotonic() + ping_interval
+        while not self._tasks.look():
+            self._wait(ping_at)
+            if self._kill_at is not None and time.monotonic() >= self._kill_at:
+                self._killed = True
+                self._tasks.kill()
+            if self._state is None and time.monotonic() >= ping_at:
+                ping_at = time.monotonic() + ping_interval
+                self._ping(**self._tasks.usage())
+        self._listen()
+        if self._state is None:
+            self._finish("FIZZLED", self._died())
+            self._tasks.clear()
+        elif self._signal:
+            self._tasks.clear()
+        return STATUS[str(self._state)] if self._told else STATUS["FIZZLED"]
+
+    def _wait(self, ping_at: float) -> None:
+        times = [ping_at] if self._state is None else []
+        times += [] if self._kill_at is None else [self._kill_at]
+        timeout = max(0.0, min(times) - time.monotonic()) if times else None
+        heard: List[Any] = [self._bell, self._channel] if self._channel.open else [self._bell]
+        ready = select.select(heard, [], [], timeout)[0]
+        if self._bell in ready:
+            for number in self._bell.came():
+                self._pass_on(number)
+        if self._channel in ready:
+            self._listen()
+
+    def _pass_on(self, number: int) -> None:
+        if number not in signals.SIGNALS:
+            return  # SIGCHLD: it has served its purpose
+        self._signal = self._signal or number
+        self._tasks.signal(number)
+        kill_at = time.monotonic() + signals.grace(number) + signals.STOP + _MARGIN
+        self._kill_at = min(kill_at, self._kill_at or kill_at)
+
+    def _listen(self) -> None:
+        for told in self._channel.told():
+            if "state" in told:
+                self._finish(told["state"], told["fwaction"])
+                continue
+            checkpoint = told["checkpoint"]
+            self._task = checkpoint["_task_n"]
+            self._launch.update(checkpoint=checkpoint)
+            self._channel.go_on()
+
+    def _finish(self, state: str, action: Dict[str, Any]) -> None:
+        self._state = state
+        self._ping()
+        self._told = self._launch.finish(state, action)
+
+    def _ping(self, **usage: Any) -> None:
+        self._launch.ping(task=self._task, **self._facts, **usage)
+
+    def _died(self) -> Dict[str, Any]:
+        """Return the action of a Firework whose tasks' process has ended without telling one."""
+        tasks = self._launch.firework["spec"]["_tasks"]
+        task = tasks[self._task] if tasks else None
+        name = task.get("_fw_name") if isinstance(task, dict) else None
+        why = self._cause()
+        say(why)
+        message = f"task {self._task + 1} of {len(tasks)} ({name}): {why}"
+        return failure(message, task, f"{why}\n", RuntimeError(why))
+
+    def _cause(self) -> str:
+        if self._signal:
+            ended = signals.ended_by(self._signal)
+            return f"{ended}; it did not stop, and was killed" if self._killed else ended
+        assert self._tasks.ended is not None
+        status, usage = self._tasks.ended
+        if not os.WIFSIGNALED(status):
+            return f"it ended the process of the tasks with exit status {os.WEXITSTATUS(status)}"
+        number = os.WTERMSIG(status)
+        cause = f"the process of the tasks was killed by {signals.name_of(number)}"
+        if number == signal.SIGKILL:
+            peak = usage.ru_maxrss * 1024 // _MEGABYTE
+            cause += f", perhaps because memory ran out (its peak was {peak} MB)"
+        return cause
+
+
+def _terminal() -> bool:
+    try:
+        return os.isatty(0)
+    except OSError:
+        return False
+
+
+def _flush() -> None:
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except (AttributeError, OSError, ValueError):
+            pass  # closed, or on a full disk

@@ -72,6 +72,16 @@ def recover(
     any_worker: Annotated[
         bool, typer.Option("--any-worker", help="Launches of all workers, not only of this one.")
     ] = False,
+    rescue: Annotated[
+        list[Path] | None,
+        typer.Option(
+            metavar="FILE",
+            exists=True,
+            dir_okay=False,
+            help="Only the reports in this file, the stderr of a job that could write them nowhere else; "
+            "may be repeated.",
+        ),
+    ] = None,
     config: ConfigOption = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -84,6 +94,10 @@ def recover(
 
     result = Result()
     with _parts(ctx, config) as parts:
+        for file in rescue or []:
+            parts.way_back.recover_file(file, result)
+        if rescue:
+            _finish(result, as_json)
         worker = parts.config.fworker().name
         places = parts.way_back.places(None if any_worker else worker, fw_id, registered_for=worker)
         parts.way_back.recover(places, result, outbox=not fw_id)

@@ -184,11 +184,21 @@ def read_outbox_entry(
         return NotYet(path, getattr(error, "strerror", None) or str(error))
 
 
+def parse_json(data: bytes, name: str) -> Document:
+    """Return the JSON object that a file of this name holds; raise Unreadable."""
+    try:
+        document = json.loads(data.decode("utf-8"))
+    except (ValueError, RecursionError):
+        problem = "half-written or not JSON" if data.strip() else "empty"
+        raise Unreadable(f"{name} is {problem}") from None
+    if not isinstance(document, dict):
+        raise Unreadable(f"{name} holds no JSON object")
+    return document
+
+
 def parse_report(document: Document) -> Report:
     """Return the Report that a self-contained document of ours holds; raise Unreadable if none."""
-    protocol = document.get("protocol", PROTOCOL)
-    if protocol != PROTOCOL:
-        raise Unreadable(f"written by another fwrunner (protocol {protocol!r:.40}, not {PROTOCOL})")
+    _check_protocol(document)
     values = {name: document[name] for name in Report._fields if document.get(name) is not None}
     for name in ("launch_id", "fw_id", "state", "launch_dir", "token", "attempt"):
         if name not in values:
@@ -198,8 +208,13 @@ def parse_report(document: Document) -> Report:
 
 def write_report(path: str, report: Report) -> None:
     """Write a self-contained report (``FW_action.json``, outbox). Raises as ``write_atomic`` does."""
+    write_atomic(path, document_of(report))
+
+
+def document_of(report: Report) -> Document:
+    """Return the self-contained document of a report, as it is written."""
     document = {name: value for name, value in report._asdict().items() if value is not None}
-    write_atomic(path, dict(document, protocol=PROTOCOL))
+    return dict(document, protocol=PROTOCOL)
 
 
 def same_launch(offline: Document, launch_id: int, token: Optional[str]) -> bool:
@@ -209,8 +224,17 @@ def same_launch(offline: Document, launch_id: int, token: Optional[str]) -> bool
     return offline.get("launch_id") == launch_id and its_token in (None, token)
 
 
+def _check_protocol(document: Document) -> None:
+    protocol = document.get("protocol", PROTOCOL)
+    if protocol != PROTOCOL:
+        raise Unreadable(
+            f"written by another fwrunner (protocol {protocol!r:.40}, not {PROTOCOL}): "
+            "have the same version of fwagent on the login node and in the job"
+        )
+
+
 def _read_json(path: str, limits: _Limits, suffix: str = "") -> Document:
-    return _parse(_read_bytes(path + suffix, limits, suffix), os.path.basename(path) + suffix)
+    return parse_json(_read_bytes(path + suffix, limits, suffix), os.path.basename(path) + suffix)
 
 
 def _read_offline(launch_dir: str, limits: _Limits) -> Document:
@@ -249,6 +273,7 @@ def _report_from_offline(
     values["completed_on"] = offline.get("completed_on") if final else None
     values["ping_time"] = _read_ping(launch_dir, limits)
     try:
+        _check_protocol(ours if isinstance(ours, dict) else {})
         return _checked(Report(launch_dir=launch_dir, **values))
     except Unreadable as error:
         return NotYet(launch_dir, f"{OFFLINE_JSON}: {error}")
@@ -321,17 +346,6 @@ def _check_file(status: os.stat_result, name: str, limits: _Limits) -> None:
         raise Unreadable(f"{name} belongs to user {status.st_uid}, not to us")
     if status.st_size > limits.max_size:
         raise Unreadable(f"{name} is larger than {limits.max_size} bytes")
-
-
-def _parse(data: bytes, name: str) -> Document:
-    try:
-        document = json.loads(data.decode("utf-8"))
-    except (ValueError, RecursionError):
-        problem = "half-written or not JSON" if data.strip() else "empty"
-        raise Unreadable(f"{name} is {problem}") from None
-    if not isinstance(document, dict):
-        raise Unreadable(f"{name} holds no JSON object")
-    return document
 
 
 def _unlink_quietly(path: str) -> None:

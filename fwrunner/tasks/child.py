@@ -7,6 +7,8 @@ import threading
 from contextlib import contextmanager
 from typing import Any, Dict, Iterator, List, Tuple
 
+from fwrunner.signals import SIGNALS, STOP
+
 #: The child that a thread waits for now, by the thread's ident. Only background tasks have another thread.
 _waited_for: Dict[int, Any] = {}
 
@@ -24,10 +26,9 @@ def run_command(command: Dict[str, Any], data: Any, streams: Dict[str, Any]) -> 
             started.append(subprocess.Popen(**command, **streams))
         _waited_for[thread] = started[0]
         texts = started[0].communicate(data)
-    except BaseException:
-        # The job is being ended: it must not outlive us.
+    except BaseException as error:
         for process in started:
-            _end(process)
+            _end(process, getattr(error, "grace", 0.0))
         raise
     finally:
         _waited_for.pop(thread, None)
@@ -38,15 +39,17 @@ def end_child_of(thread: threading.Thread) -> None:
     """End the process that another thread waits for, if there is one."""
     process = _waited_for.get(thread.ident or 0)
     if process is not None:
-        _end(process)
+        _end(process, 0.0)
 
 
-def _end(process: Any) -> None:
-    process.terminate()
-    try:
-        process.wait(5)
-    except subprocess.TimeoutExpired:
-        process.kill()
+def _end(process: Any, grace: float) -> None:
+    """The job is being ended: a command may go on for so many seconds, but must not outlive us."""
+    for seconds, end in ((grace, process.terminate), (STOP, process.kill)):
+        try:
+            process.wait(seconds)
+            return
+        except subprocess.TimeoutExpired:
+            end()
 
 
 @contextmanager
@@ -55,7 +58,7 @@ def _signals_held() -> Iterator[None]:
     came: List[int] = []
     before: Dict[signal.Signals, Any] = {}
     if threading.current_thread() is threading.main_thread():
-        for number in (signal.SIGTERM, signal.SIGINT):
+        for number in SIGNALS:
             before[number] = signal.signal(number, lambda number, _frame: came.append(number))
     try:
         yield

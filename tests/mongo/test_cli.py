@@ -378,6 +378,34 @@ def test_recover_only_some(site, store):
     assert store.state(claims[1].fw_id) == "RESERVED"
 
 
+def test_recover_what_was_left_at_home_or_on_stderr(site, store, tmp_path):
+    """The launch root is lost while two jobs run; for the second the home directory is full as well."""
+    destroy = {"_tasks": [{"_fw_name": "ScriptTask", "script": f"rm -r {site.root}"}]}
+    first, second = only(store.add(destroy)), only(store.add(destroy))
+    site.environment["SLURM_JOB_END_TIME"] = "1"  # no time left to try again
+    place = only(site.json("launch", "-i", first)["claimed"])["launch_dir"]
+    assert site.fwrunner(place).status == 0
+    rescued = site.home / ".fwagent" / "rescue"
+    assert len(list(rescued.iterdir())) == 1
+    assert [row["fw_id"] for row in site.json("recover")["applied"]] == [first]
+    assert not list(rescued.iterdir())
+
+    place = only(site.json("launch", "-i", second)["claimed"])["launch_dir"]
+    rescued.rmdir()
+    rescued.touch()
+    job = site.fwrunner(place)
+    assert job.status == 1
+    file = tmp_path / "FW_job.error"
+    file.write_text(job.stderr)
+    assert len(site.json("recover", status=3)["deferred"]) == 1
+    assert [row["fw_id"] for row in site.json("recover", "--rescue", file)["applied"]] == [second]
+    assert store.states() == {first: "COMPLETED", second: "COMPLETED"}
+    assert site.run("recover", "--rescue", site.config, status=1).stderr.startswith(
+        "error: there is no"
+    )
+    assert site.run("recover", "--rescue", tmp_path / "none", status=2).status == 2
+
+
 def test_3_when_something_is_deferred(site, store):
     store.add()
     claim = only(store.stock_launches(site.root))

@@ -306,6 +306,16 @@ class TestForeign:
         path = put(directory, "entry.json", {**FINAL._asdict(), "protocol": 2})
         assert "protocol 2, not 1" in reason(read_outbox_entry(str(path)))
 
+    @pytest.mark.parametrize("document", [STARTED, ENDED])
+    def test_another_protocol_in_the_launch_directory(self, tmp_path, document):
+        put(tmp_path, "FW_offline.json", {**document, "fwagent": {"token": "abc", "protocol": 2}})
+        final = {**FINAL._asdict(), "protocol": 2, "fwaction": {"new": "shape"}}
+        put(tmp_path, "FW_action.json", final)
+        told = reason(read_report(str(tmp_path)))
+        assert told.startswith(
+            "FW_offline.json: written by another fwrunner (protocol 2, not 1): have"
+        )
+
     def test_no_outbox_entry(self, tmp_path):
         assert reason(read_outbox_entry(str(tmp_path / "7.abc.json"))) == "no 7.abc.json"
 

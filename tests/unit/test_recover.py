@@ -9,10 +9,17 @@ import pytest
 from agent import recover
 from agent.recover import WayBack
 from agent.results import Result
-from fwcore.errors import DatabaseUnreachable
+from fwcore.errors import DatabaseUnreachable, FwagentError
 from fwcore.launchpad.records import Applied, OpenLaunch
 from fwcore.plan import Outcome
-from fwrunner.protocol import MAX_REPORT_SIZE, Report, outbox_name, write_atomic, write_report
+from fwrunner.protocol import (
+    MAX_REPORT_SIZE,
+    Report,
+    outbox_name,
+    rescue,
+    write_atomic,
+    write_report,
+)
 
 NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=timezone.utc)
 
@@ -85,10 +92,10 @@ def names(directory):
     return sorted(path.name for path in directory.iterdir())
 
 
-def drop(outbox, launch_id, state="COMPLETED", token="tok"):
+def drop(outbox, launch_id, state="COMPLETED", token="tok", place="/x"):
     final = state != "RUNNING"
     action: dict[str, str] | None = {} if final else None
-    report = Report(launch_id, state, "/x", 100 + launch_id, token, fwaction=action)
+    report = Report(launch_id, state, place, 100 + launch_id, token, fwaction=action)
     path = outbox / outbox_name(launch_id, token, final)
     write_report(str(path), report)
     return path
@@ -378,3 +385,86 @@ def test_places_of_all_workers(way_back, launchpad):
     launchpad.open = [launch(1), launch(3, "other")]
     launchpad.directories = {"w": {1: "/moved/1"}}
     assert way_back.places(None, registered_for="w") == {1: "/moved/1", 3: "/db/3"}
+
+
+# ---------------------------------------------------------------------------- what was rescued
+
+
+class TestRescued:
+    """Reports that neither the launch directory nor the outbox took: at home, or in a job's stderr."""
+
+    @pytest.fixture
+    def rescued(self, tmp_path):
+        rescued = tmp_path / "home" / "rescue"
+        rescued.mkdir(parents=True)
+        return rescued
+
+    @pytest.fixture
+    def way_back(self, launchpad, outbox, rescued):
+        return WayBack(launchpad, outbox, MAX_REPORT_SIZE, rescued)
+
+    def test_is_applied_once_and_goes(self, way_back, launchpad, rescued):
+        drop(rescued, 1, place="/gpfs/scratch/block_1/launcher_1")
+        assert look(way_back, {1: "/scratch/block_1/launcher_1"}).deferred == []
+        assert (launchpad.offered, names(rescued)) == ([[1]], [])
+
+    @pytest.mark.parametrize("places", [{}, {2: "/b/l"}, {1: "/b/other"}])
+    def test_of_another_database_is_left_alone(self, way_back, launchpad, rescued, places):
+        drop(rescued, 1, place="/b/l")
+        assert look(way_back, places).ignored == []
+        assert (launchpad.offered, names(rescued)) == ([], ["1.tok.json"])
+
+    def test_with_another_token_is_left_and_told_once(self, way_back, launchpad, rescued):
+        drop(rescued, 1, place="/b/l")
+        launchpad.answers[1, "tok"] = "ignored"
+        assert len(look(way_back, {1: "/b/l"}).ignored) == 1
+        assert look(way_back, {1: "/b/l"}).ignored == []
+        assert names(rescued) == ["1.tok.json"]
+
+    def test_waits_as_others_do(self, way_back, launchpad, rescued):
+        drop(rescued, 1, place="/b/l")
+        launchpad.answers[1, "tok"] = "deferred"
+        deferred = look(way_back, {1: "/b/l"}).deferred
+        assert {"launch_id": 1, "fw_id": 101, "reason": "deferred!"} in deferred
+        assert names(rescued) == ["1.tok.json"]
+
+    def test_half_of_one_is_looked_at_again(self, way_back, launchpad, rescued):
+        path = drop(rescued, 1, place="/b/l")
+        path.write_text(path.read_text()[:-9])
+        assert "half-written" in look(way_back, {1: "/b/l"}).deferred[0]["reason"]
+        assert names(rescued) == ["1.tok.json"]
+
+    def test_a_line_among_others(self, way_back, launchpad, tmp_path):
+        report = Report(1, "COMPLETED", "/b/l", 101, "tok", fwaction={"stored_data": {"x": "ü\n"}})
+        file = tmp_path / "FW_job.error"
+        file.write_bytes(b"\xff noise\nno end" + rescue.line(report).encode() + b"more\n")
+        result = Result()
+        way_back.recover_file(file, result)
+        assert (launchpad.offered, len(result.applied)) == ([[1]], 1)
+
+    def test_a_line_that_was_cut(self, way_back, launchpad, tmp_path):
+        line = rescue.line(Report(1, "COMPLETED", "/b/l", 101, "tok", fwaction={}))
+        file = tmp_path / "FW_job.error"
+        for end in range(len(rescue.MARK) + 1, len(line) - 2):
+            file.write_text(line[:end])
+            result = Result()
+            way_back.recover_file(file, result)
+            assert "a report in" in result.deferred[0]["reason"]
+        assert launchpad.offered == []
+
+    def test_no_such_line(self, way_back, tmp_path):
+        file = tmp_path / "FW_job.error"
+        file.write_text("nothing\n")
+        with pytest.raises(FwagentError, match="no report in"):
+            way_back.recover_file(file, Result())
+        with pytest.raises(FwagentError, match="cannot be read"):
+            way_back.recover_file(tmp_path / "none", Result())
+
+    def test_a_line_too_long(self, launchpad, outbox, tmp_path):
+        file = tmp_path / "FW_job.error"
+        report = Report(1, "COMPLETED", "/b/l", 101, "tok", fwaction={"stored_data": "x" * 3000})
+        file.write_text(rescue.line(report) + rescue.line(report._replace(fwaction={})))
+        result = Result()
+        WayBack(launchpad, outbox, 1000).recover_file(file, result)
+        assert "larger than 1000 bytes" in result.deferred[0]["reason"]
+        assert launchpad.offered == [[1]]

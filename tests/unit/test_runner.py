@@ -1,5 +1,6 @@
 """One run of a Firework: the order of its files, and that one final report is always left."""
 
+import io
 import json
 import os
 import re
@@ -17,11 +18,11 @@ import pytest
 
 import fwrunner
 from fwrunner import launch as launches
-from fwrunner import protocol, runner
+from fwrunner import places, protocol, runner
 from fwrunner.__main__ import main
 from fwrunner.launch import NothingToRun
 from fwrunner.plain import UNSERIALIZABLE
-from fwrunner.protocol import Report, read_outbox_entry, read_report
+from fwrunner.protocol import Report, read_outbox_entry, read_report, rescue
 from fwrunner.supervise import run
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -113,6 +114,7 @@ def stage(tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(str(tmp_path))
     monkeypatch.setattr(sys, "dont_write_bytecode", True)
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
     outbox = tmp_path / ".fwagent" / "outbox"
     outbox.mkdir(parents=True)
 
@@ -419,10 +421,75 @@ class TestPlacesThatFail:
         assert (offline["launch_id"], offline["mine"], offline["state"]) == (7, [1], "COMPLETED")
         assert offline["fwagent"]["token"] == "abc"
 
-    def test_nowhere_at_all(self, stage, capfd):
+    def test_at_home(self, stage, capfd, monkeypatch, tmp_path):
+        monkeypatch.setattr(places, "PATIENTLY", (0.01,))
         staged = stage(call("shutil.rmtree(os.path.dirname(os.getcwd()))"))
+        assert run(str(staged.path)) == 0
+        rescued = tmp_path / "home" / ".fwagent" / "rescue"
+        assert f"launch 7, COMPLETED, is in {rescued} for now" in capfd.readouterr().err
+        assert rescued.stat().st_mode & 0o777 == 0o700
+        report = read_outbox_entry(str(rescued / "7.abc.json"))
+        assert isinstance(report, Report)
+        assert (report.state, report.launch_dir) == ("COMPLETED", str(staged.path))
+
+    def test_only_on_stderr(self, stage, capfd, monkeypatch, tmp_path):
+        monkeypatch.setattr(places, "PATIENTLY", (0.01,))
+        staged = stage(call("shutil.rmtree(os.path.dirname(os.getcwd()))"))
+        (tmp_path.parent / f"{tmp_path.name}.file").touch()
+        monkeypatch.setenv("HOME", f"{tmp_path}.file")
         assert run(str(staged.path)) == 1
-        assert "launch 7, COMPLETED, could not be left anywhere" in capfd.readouterr().err
+        told = capfd.readouterr().err
+        assert "launch 7, COMPLETED, could not be left anywhere else" in told
+        (report,) = rescue.read_lines(io.BytesIO(told.encode()), "FW_job.error")
+        assert isinstance(report, Report)
+        assert (report.state, report.token) == ("COMPLETED", "abc")
+
+    def test_what_comes_to_its_place_later_does_not_stay_at_home(
+        self, stage, capfd, monkeypatch, tmp_path
+    ):
+        staged = stage(call("shutil.rmtree(os.path.dirname(os.getcwd()))"))
+
+        def mend(_seconds: float) -> None:
+            assert list((tmp_path / "home" / ".fwagent" / "rescue").iterdir())
+            staged.outbox.mkdir(parents=True, exist_ok=True)
+
+        monkeypatch.setattr(time, "sleep", mend)
+        assert run(str(staged.path)) == 0
+        assert staged.entry().state == "COMPLETED"
+        assert not list((tmp_path / "home" / ".fwagent" / "rescue").iterdir())
+        assert "has come to its place after all" in capfd.readouterr().err
+
+    def test_what_may_pass_is_tried_again(self, stage, capfd, monkeypatch):
+        staged = stage("Files")
+        write, full = protocol.write_report, [28, 28]
+
+        def refuse(path: str, report: Report) -> None:
+            if full and report.final:
+                raise OSError(full.pop(), "No space left on device")
+            write(path, report)
+
+        monkeypatch.setattr(protocol, "write_report", refuse)
+        monkeypatch.setattr(time, "sleep", lambda _seconds: None)
+        assert run(str(staged.path)) == 0
+        assert staged.report().state == staged.entry().state == "COMPLETED"
+        assert capfd.readouterr().err.count("No space left on device") == 2
+
+    def test_near_the_end_of_the_job_nothing_is_waited_for(self, stage, monkeypatch):
+        staged = stage(call("shutil.rmtree(os.path.dirname(os.getcwd()))"))
+        monkeypatch.setenv("SLURM_JOB_END_TIME", str(time.time() + 4))
+        monkeypatch.setattr(time, "sleep", lambda _seconds: pytest.fail("waited"))
+        assert run(str(staged.path)) == 0
+
+    def test_the_launch_directory_is_moved(self, stage, tmp_path):
+        move = "os.rename(os.getcwd(), os.path.join(os.path.dirname(os.getcwd()), 'moved'))"
+        staged = stage(call(move), action(stored_data={"a": 1}))
+        staged.write("FW_offline.json", {"launch_id": 7})
+        assert run(str(staged.path)) == 0
+        assert not staged.path.exists()
+        report = read_report(str(tmp_path / "moved"))
+        assert isinstance(report, Report)
+        assert (report.state, report.launch_id) == ("COMPLETED", 7)
+        assert json.loads((tmp_path / "moved" / "FW_offline.json").read_text())["state"]
 
     def test_stderr_is_closed(self, stage, monkeypatch):
         staged = stage("Raise")
@@ -684,4 +751,4 @@ class TestUsage:
         monkeypatch.setenv("FWAGENT_PING_INTERVAL", "5")
         assert main(["d"]) == 0
         assert main(["d", "--ping-interval", "2.5"]) == 0
-        assert seen == [(".", None), ("d", 5.0), ("d", 2.5)]
+        assert seen == [(".", None, sys.exit), ("d", 5.0, sys.exit), ("d", 2.5, sys.exit)]

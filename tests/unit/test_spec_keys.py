@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 
-from fwrunner import background, protocol
+from fwrunner import background
 from fwrunner.plain import UNSERIALIZABLE
 from fwrunner.protocol import Report, read_report
 from fwrunner.supervise import run
@@ -502,20 +502,18 @@ def test_other_keys_are_data(launch: Launch, key):
     }
 
 
-def test_modules_that_few_fireworks_need_are_not_imported(stage):
-    path = stage({"_fw_name": "ScriptTask", "script": "true"})
-    code = "import sys; from fwrunner.supervise import run; run(sys.argv[1]); print(*sys.modules)"
-    done = subprocess.run(
-        [sys.executable, "-B", "-S", "-c", code, str(path)],
-        capture_output=True, text=True, check=True, env={**os.environ, "PYTHONPATH": str(REPOSITORY)},
-    )  # fmt: skip
-    modules = set(done.stdout.split())
+def test_modules_that_few_fireworks_need_are_not_imported(stage, tmp_path, monkeypatch):
+    (tmp_path / "looks.py").write_text(
+        "import sys\nclass Look:\n    def run_task(self, spec):\n"
+        "        return {'stored_data': {'modules': sorted(sys.modules)}}\n"
+    )
+    path = stage({"_fw_name": "ScriptTask", "script": "true"}, {"_fw_name": "{{looks.Look}}"})
+    monkeypatch.setenv("PYTHONPATH", f"{REPOSITORY}{os.pathsep}{tmp_path}")
+    subprocess.run([sys.executable, "-B", "-S", "-m", "fwrunner", path], cwd="/", check=True)
+    modules = set(Launched(path, 0).stored["modules"])
     tasks = {name for name in modules if name.startswith("fwrunner.tasks.")}
     assert tasks == {"fwrunner.tasks.script", "fwrunner.tasks.child"}
-    unwanted = {"shutil", "glob", "tarfile", "zipfile", "tempfile", "gzip", "bz2", "lzma", "uuid"}
-    unwanted |= {
-        f"fwrunner.{name}"
-        for name in ("background", "handover", "recovery", "control", "zipped", "data_files")
-    }
+    names = ("background", "handover", "recovery", "worker", "control", "zipped", "data_files")
+    unwanted = {f"fwrunner.{name}" for name in names}
+    unwanted |= {"shutil", "glob", "tarfile", "zipfile", "tempfile", "gzip", "bz2", "lzma", "uuid"}
     assert not unwanted & modules
-    assert protocol.ACTION_JSON in {file.name for file in path.iterdir()}

@@ -1,0 +1,116 @@
+"""Files that must be written although the file system fights back.
+
+It may be full, over quota, read-only, gone, stale or broken, for a moment or for good. What can pass is
+tried again after a while, never for so long that the end of the job would cut it short.
+"""
+
+import errno
+import os
+import sys
+import time
+from typing import Any, Callable, List, Sequence
+
+from fwrunner import protocol
+from fwrunner.node import time_left
+
+#: Seconds between the tries, where another place may do as well ...
+BRIEFLY = (0.1, 0.3, 1.0)
+#: ... and where none has.
+PATIENTLY = (0.5, 1.0, 2.0, 4.0, 8.0, 8.0, 8.0)
+
+# So much of the job's time is left to its end.
+_RESERVE = 5.0
+
+_MAY_PASS = (
+    *(errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.ESTALE, errno.EAGAIN, errno.EBUSY),
+    *(errno.ENOLCK, errno.ETIMEDOUT, errno.ENOTCONN, errno.ESHUTDOWN, errno.EMFILE, errno.ENFILE),
+)
+
+
+class Place:
+    """A file, what is to be in it, and how the last try to write it ended."""
+
+    def __init__(self, write: Callable[..., None], path: str, content: Any) -> None:
+        self.path = path
+        self._write = write
+        self._content = content
+        self._tried = False
+        #: Whether what refused it may be over soon.
+        self.may_pass = False
+
+    def take(self) -> bool:
+        """Try to write it; tell whether it worked. The first refusal is told on stderr."""
+        try:
+            self._write(self.path, self._content)
+        except Exception as error:
+            self.may_pass = getattr(error, "errno", None) in _MAY_PASS
+            if not self._tried:
+                say(f"not written: {type(error).__name__}: {error} ({self.path})")
+            self._tried = True
+            return False
+        return True
+
+
+def leave(places: Sequence[Place]) -> List[Place]:
+    """Write all of them, if need be again and again; return those that refuse it."""
+    refused = [place for place in places if not place.take()]
+    for pause in BRIEFLY:
+        if not any(place.may_pass for place in refused) or not _waited(pause):
+            break
+        refused = [place for place in refused if not place.take()]
+    return refused
+
+
+def leave_anywhere(places: Sequence[Place]) -> bool:
+    """Try all of them, however they refuse it, until one takes it; tell whether one did."""
+    for pause in PATIENTLY:
+        if not _waited(pause):
+            break
+        if any(place.take() for place in places):
+            return True
+    return False
+
+
+def drop(directory: str, report: protocol.Report) -> None:
+    """Write a report into an outbox. Raises as ``write_report`` does."""
+    name = protocol.outbox_name(report.launch_id, str(report.token), report.final)
+    protocol.write_report(os.path.join(directory, name), report)
+
+
+def drop_at_home(directory: str, report: protocol.Report) -> None:
+    """Write a report into a directory that is made for it, for us alone."""
+    os.makedirs(directory, mode=0o700, exist_ok=True)
+    drop(directory, report)
+
+
+def take_back(directory: str, report: protocol.Report) -> None:
+    """Remove a report that has come to a better place meanwhile."""
+    name = protocol.outbox_name(report.launch_id, str(report.token), report.final)
+    try:
+        os.unlink(os.path.join(directory, name))
+    except OSError:
+        pass  # two are no harm: it is applied once
+
+
+def say(text: str) -> bool:
+    """Tell the user something, on stderr."""
+    return to_stderr(f"fwrunner: {text}\n")
+
+
+def to_stderr(text: str) -> bool:
+    """Write to stderr; tell whether it worked."""
+    try:
+        sys.stderr.write(text)
+        sys.stderr.flush()
+    except (AttributeError, OSError, ValueError):
+        return False  # closed, or on a full disk
+    return True
+
+
+def _waited(pause: float) -> bool:
+    """Wait, unless the job would end meanwhile; tell whether there was the time."""
+    left = time_left()
+    if left is not None and left - pause < _RESERVE:
+        return False
+    time.sleep(pause)
+    return True

@@ -1,0 +1,413 @@
+"""fwrunner as a process: whatever ends the process of the tasks, one final report is left, and no orphan."""
+
+import json
+import os
+import signal
+import sys
+import time
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+
+from fwrunner.launch import Launch
+from fwrunner.supervise import run
+from tests.support.jobs import Job, pythons
+
+FUNCTIONS = """
+    import ctypes, json, os, resource, signal, subprocess, sys, threading, time
+
+    def leave():
+        os._exit(3)
+
+    def exit_python():
+        sys.exit(0)
+
+    def crash():
+        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+        ctypes.string_at(0)
+
+    def out_of_memory():
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    def hog():
+        # It leaves a process in a session of its own.
+        daemon(start_new_session=True)
+        deaf("up")
+
+    def deaf(text=""):
+        # As is code in C that does not come back.
+        signal.pthread_sigmask(signal.SIG_BLOCK, range(1, 32))
+        print(text or os.getpid(), flush=True)
+        time.sleep(60)
+
+    def hog_the_interpreter():
+        sys.setswitchinterval(60)
+        until = time.monotonic() + 0.5
+        while time.monotonic() < until:
+            pass
+
+    def stop_ourselves():
+        os.kill(os.getpid(), signal.SIGUSR2)
+        time.sleep(60)
+
+    def at_exit():
+        import atexit
+        atexit.register(lambda: open("at_exit", "w").close())
+
+    def crash_at_exit():
+        import atexit
+        atexit.register(lambda: os.kill(os.getpid(), signal.SIGSEGV))
+        return {"stored_data": 1}
+
+    def wait_in_a_thread():
+        threading.Thread(target=time.sleep, args=(0.3,)).start()
+
+    def daemon(**options):
+        sleeper = subprocess.Popen(["sleep", "60"], stdin=-3, stdout=-3, stderr=-3, **options)
+        with open("pid", "w") as file:
+            file.write(str(sleeper.pid))
+
+    def swallow():
+        try:
+            print("up", flush=True)
+            time.sleep(60)
+        except BaseException:
+            pass
+
+    def busy():
+        data = b"x" * 50_000_000
+        until = time.process_time() + 0.3
+        while time.process_time() < until:
+            pass
+        seen = {}
+        while seen.get("rss", 0) < 50_000_000 or seen["cpu"] < 0.3:
+            time.sleep(0.01)
+            with open("FW_ping.json") as file:
+                seen = json.load(file)
+        return seen
+
+    class Busy:
+        def run_task(self, spec):
+            return {"stored_data": {"seen": busy()}}
+"""
+
+
+@pytest.fixture
+def job(tmp_path: Path) -> Job:
+    return Job(tmp_path, FUNCTIONS)
+
+
+def running(pid: int) -> bool:
+    """Tell whether a process runs; one that has ended and was not waited for does not."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
+    except OSError:
+        return False
+
+
+def gone(pid: int, within: float = 5) -> bool:
+    until = time.monotonic() + within
+    while running(pid) and time.monotonic() < until:
+        time.sleep(0.01)
+    return not running(pid)
+
+
+class TestDeaths:
+    @pytest.mark.parametrize(
+        ("task", "why"),
+        [
+            ("leave()", "it ended the process of the tasks with exit status 3"),
+            ("crash()", "the process of the tasks was killed by SIGSEGV"),
+            ("out_of_memory()", "was killed by SIGKILL, perhaps because memory ran out (its peak was "),
+        ],
+    )  # fmt: skip
+    @pytest.mark.parametrize("python", pythons())
+    def test_of_the_tasks_process_are_told(self, job, task, why, python):
+        job.stage("echo 1", task, "echo 3")
+        status, out, err = job.run(python)
+        assert (status, out) == (1, "1\n")
+        assert why in err
+        report = job.report()
+        stored = job.stored()
+        assert stored["_message"].startswith("task 2 of 3 (PyTask): ")
+        assert why in stored["_message"]
+        assert why in stored["_exception"]["_stacktrace"]
+        assert stored["_task"]["func"] == f"job_tasks.{task[:-2]}"
+        assert report.state == "FIZZLED"
+        assert report.fwaction is not None
+        assert report.fwaction["exit"] is True
+        assert report.checkpoint is not None
+        assert report.checkpoint["_task_n"] == 1
+        assert report.checkpoint["_all_stored_data"] == {"returncode": 0, "all_returncodes": [0]}
+        assert job.read("FW_offline.json")["state"] == "FIZZLED"
+
+    def test_what_the_dead_left_running_is_ended(self, job):
+        assert job.stage("daemon()", "leave()").run()[0] == 1
+        assert gone(int((job.place / "pid").read_text()))
+
+    def test_what_was_told_just_before_counts(self, job, monkeypatch):
+        """The tasks end while the supervisor is busy: it sees their end before it has heard the result."""
+        ping = Launch.ping
+
+        def slow(launch, **facts):
+            with suppress(ChildProcessError):
+                os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOWAIT)
+            ping(launch, **facts)
+
+        monkeypatch.setattr(Launch, "ping", slow)
+        job.stage("sleep 0.2", ping_interval=0.01)
+        assert run(str(job.place)) == 0
+        assert job.report().state == "COMPLETED"
+
+    def test_no_process_to_be_had(self, job, monkeypatch, capfd):
+        def refuse() -> int:
+            raise BlockingIOError(11, "Resource temporarily unavailable")
+
+        monkeypatch.setattr(os, "fork", refuse)
+        job.stage("true")
+        before = list(Path("/proc/self/fd").iterdir())
+        assert run(str(job.place)) == 1
+        assert "no process could be started for the tasks" in job.stored()["_message"]
+        assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+        assert signal.pthread_sigmask(signal.SIG_BLOCK, []) == set()
+        assert len(list(Path("/proc/self/fd").iterdir())) == len(before)
+
+    def test_sys_exit_is_a_failure_of_the_task(self, job):
+        assert job.stage("exit_python()").run()[0] == 1
+        assert "SystemExit: 0" in job.stored()["_exception"]["_stacktrace"]
+
+    def test_a_death_after_the_last_task_changes_nothing(self, job):
+        assert job.stage("crash_at_exit()").run()[0] == 0
+        assert job.report().state == "COMPLETED"
+
+    @pytest.mark.parametrize("task", ["echo $$; sleep 60; echo no > no", "deaf()"])
+    @pytest.mark.parametrize("python", pythons())
+    def test_of_the_supervisor_is_one_of_the_tasks_too(self, job, python, task):
+        job.stage(task)
+        process = job.start(python)
+        child = int(process.stdout.readline())
+        process.kill()
+        process.wait()
+        assert gone(child)
+        process.communicate()
+        report = job.report()
+        assert (report.state, report.final) == ("RUNNING", False)
+        assert not (job.place / "no").exists()
+
+    def test_the_interpreter_ends_as_it_should(self, job):
+        job.stage("at_exit()", "wait_in_a_thread()")
+        before = time.monotonic()
+        assert job.run()[0] == 0
+        assert (job.place / "at_exit").exists()
+        assert time.monotonic() - before > 0.3
+
+
+class TestSignals:
+    @pytest.mark.parametrize(
+        ("number", "python"),
+        [(name, python) for name in ("TERM", "INT", "USR1") for python in pythons()]
+        + [("USR2", sys.executable), ("XCPU", sys.executable)],
+    )
+    def test_reach_the_command_and_end_the_firework(self, job, number, python):
+        # The shell cannot run its trap before what it waits for has ended: that must have the signal too.
+        waited_for = "sh -c 'echo up; exec sleep 60'"
+        job.stage("true", f"trap 'echo told > told; exit 0' {number}; {waited_for}; exit 1", "no")
+        job.environment["SLURM_JOB_END_TIME"] = str(time.time() + 60)
+        process = job.start(python)
+        assert process.stdout.readline() == "up\n"
+        process.send_signal(getattr(signal, f"SIG{number}"))
+        process.communicate(timeout=10)
+        assert process.returncode == 1
+        stored = job.stored()
+        start, _, left = stored["_message"].partition(f"ended by SIG{number}, ")
+        assert start == "task 2 of 3 (ScriptTask): "
+        assert left[2:] == " s before the end of the job"
+        assert 50 <= int(left[:2]) <= 60
+        assert job.report().checkpoint["_task_n"] == 1
+
+    def test_a_warning_leaves_the_command_time(self, job):
+        job.stage("trap 'sleep 0.3; echo saved > saved; exit 0' USR1; echo up; sleep 60 & wait")
+        process = job.start()
+        assert process.stdout.readline() == "up\n"
+        process.send_signal(signal.SIGUSR1)
+        process.communicate(timeout=20)
+        assert (job.place / "saved").read_text() == "saved\n"
+        assert job.stored()["_message"].endswith("ended by SIGUSR1")
+
+    def test_a_warning_that_comes_too_late_leaves_none(self, job):
+        job.stage("trap '' USR1; echo up; sleep 60 & wait; wait")
+        job.environment["SLURM_JOB_END_TIME"] = str(time.time() + 10)
+        process = job.start()
+        assert process.stdout.readline() == "up\n"
+        before = time.monotonic()
+        process.send_signal(signal.SIGUSR1)
+        process.communicate(timeout=20)
+        assert time.monotonic() - before < 4
+        assert job.report().state == "FIZZLED"
+
+    def test_one_that_the_tasks_got_alone(self, job):
+        job.stage("stop_ourselves()")
+        assert job.run()[0] == 1
+        assert job.stored()["_message"].endswith("ended by SIGUSR2")
+
+    def test_a_task_that_is_deaf_is_killed(self, job):
+        job.stage("true", "hog()")
+        process = job.start()
+        assert process.stdout.readline() == "up\n"
+        far = int((job.place / "pid").read_text())
+        before = time.monotonic()
+        process.terminate()
+        process.communicate(timeout=20)
+        assert 5 < time.monotonic() - before < 10  # PBS kills after 10
+        assert process.returncode == 1
+        told = "ended by SIGTERM; it did not stop, and was killed"
+        assert job.stored()["_message"] == f"task 2 of 2 (PyTask): {told}"
+        assert gone(far)
+        assert job.report().checkpoint["_task_n"] == 1
+
+    def test_a_task_that_goes_on_has_its_result_told(self, job):
+        job.stage("swallow()")
+        process = job.start()
+        assert process.stdout.readline() == "up\n"
+        process.terminate()
+        process.communicate(timeout=20)
+        assert process.returncode == 0
+        assert job.report().state == "COMPLETED"
+
+    def test_leave_no_orphan(self, job):
+        job.stage("daemon()", "trap '' INT; sleep 60 & echo $!; wait", "no")
+        process = job.start()
+        child = int(process.stdout.readline())
+        daemon = int((job.place / "pid").read_text())
+        process.send_signal(signal.SIGINT)
+        process.communicate(timeout=20)
+        assert job.stored()["_message"].endswith("ended by SIGINT")
+        assert gone(child)
+        assert gone(daemon)
+
+    def test_without_one_a_daemon_may_stay(self, job):
+        job.stage("daemon()")
+        assert job.run()[0] == 0
+        daemon = int((job.place / "pid").read_text())
+        assert running(daemon)
+        os.kill(daemon, signal.SIGKILL)
+
+
+class TestTerminal:
+    def test_ctrl_c_and_input(self, job):
+        """On a terminal tasks can read from it, and Ctrl-C reaches them once."""
+        import pty
+
+        job.stage("read line; echo got $line; exec sleep 60")
+        controller, terminal = pty.openpty()
+        process = job.start(
+            stdin=terminal, stdout=terminal, stderr=terminal, start_new_session=True,
+            preexec_fn=_take_terminal,
+        )  # fmt: skip
+        os.close(terminal)
+        os.write(controller, b"hello\n")
+        seen = b""
+        while b"got hello" not in seen:
+            seen += os.read(controller, 1000)
+        os.write(controller, b"\x03")
+        assert process.wait(timeout=10) == 1
+        os.close(controller)
+        assert job.stored()["_message"].endswith("ended by SIGINT")
+
+
+def _take_terminal() -> None:
+    import fcntl
+    import termios
+
+    fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+
+
+class TestPing:
+    def test_what_it_tells(self, job):
+        job.environment["SLURM_JOB_ID"] = "4711"
+        job.stage("true", "cat FW_ping.json")
+        process = job.start()
+        first = json.loads(process.communicate(timeout=30)[0])
+        assert process.returncode == 0
+        last = job.read("FW_ping.json")
+        assert last.pop("ping_time") > first.pop("ping_time")
+        here = {"host": os.uname().nodename, "pid": process.pid, "job_id": "4711"}
+        assert (first, last) == ({**here, "task": 0}, {**here, "task": 1})
+
+    def test_use_of_memory_and_processor(self, job):
+        job.stage({"_fw_name": "{{job_tasks.Busy}}"}, ping_interval=0.05)
+        assert job.run()[0] == 0
+        seen = job.stored()["seen"]
+        assert 0.3 <= seen["cpu"] < 30
+        assert 50_000_000 <= seen["rss"] < 200_000_000
+
+    def test_a_task_that_hogs_the_interpreter_does_not_stop_it(self, job):
+        job.stage("hog_the_interpreter()", ping_interval=0.02)
+        process = job.start()
+        seen = set()
+        while process.poll() is None:
+            with suppress(FileNotFoundError):
+                seen.add(job.read("FW_ping.json")["ping_time"])
+        process.communicate()
+        assert process.returncode == 0
+        assert len(seen) > 5
+
+    def test_a_scheduler_is_not_needed(self, job):
+        job.stage("true")
+        job.run()
+        assert job.read("FW_ping.json")["job_id"] is None
+
+
+class TestStartedAgain:
+    def cut(self, job: Job) -> None:
+        """Kill a job in its second task."""
+        process = job.start()
+        assert process.stdout is not None
+        assert process.stdout.readline() == "up\n"
+        process.kill()
+        process.communicate()
+
+    TASKS = (
+        {"_fw_name": "PyTask", "func": "builtins.len", "args": ["abc"], "outputs": ["n"]},
+        "echo x >> ran; [ -e go ] || { touch go; echo up; exec sleep 60; }",
+        {"_fw_name": "PyTask", "func": "builtins.str", "inputs": ["n"], "outputs": ["text"]},
+    )
+
+    @pytest.mark.parametrize(("resume", "begun"), [(True, 1), (False, 2)])
+    def test_from_the_checkpoint_if_the_firework_asks(self, job, resume, begun):
+        first = {"_fw_name": "ScriptTask", "script": "echo x >> begun"}
+        spec = {"_resume_requeued": True} if resume else {}
+        job.stage(self.TASKS[0], first, *self.TASKS[1:], **spec)
+        self.cut(job)
+        assert job.run()[0] == 0
+        assert (job.place / "begun").read_text() == "x\n" * begun
+        report = job.report()
+        assert (report.state, report.attempt) == ("COMPLETED", 2)
+        assert report.fwaction is not None
+        assert report.fwaction["update_spec"] == {"n": 3, "text": "3"}
+
+    @pytest.mark.parametrize(
+        "change", [{}, {"_task_n": "1"}, {"_task_n": 9}, {"_task_n": -1}, {"_task_n": True}, {"_all_mod_spec": None}]
+    )  # fmt: skip
+    def test_a_checkpoint_that_cannot_be_used(self, job, change):
+        job.stage("echo x >> ran", "true", _resume_requeued=True)
+        offline = job.read("FW_offline.json")
+        offline["fwagent"]["attempt"] = 1
+        whole = {"_task_n": 1, "_all_stored_data": {}, "_all_update_spec": {}, "_all_mod_spec": []}
+        job.write(
+            "FW_offline.json", {**offline, "checkpoint": {**whole, **change} if change else []}
+        )
+        status, _, err = job.run()
+        assert status == 0
+        assert (job.place / "ran").read_text() == "x\n"
+        assert "cannot be used" in err
+
+    def test_what_has_ended_is_not_run_again(self, job):
+        job.stage("echo x >> ran; exit 1")
+        assert job.run()[0] == 1
+        report = job.report()
+        status, _, err = job.run()
+        assert (status, job.report()) == (1, report)
+        assert (job.place / "ran").read_text() == "x\n"
+        assert "launch 7 has ended as FIZZLED before; nothing is run again" in err
