@@ -5,7 +5,6 @@ FireWorks calls it an FWAction. Here it is a plain dict that has every key of ``
 
 from typing import Any, Callable, Dict, List
 
-from fwrunner.plain import plain, type_name
 from fwrunner.protocol.action import EMPTY, InvalidAction, apply_modifiers
 
 Action = Dict[str, Any]
@@ -48,10 +47,20 @@ def is_action(value: Any) -> bool:
 
 def failure(message: str, task: Any, stacktrace: str, error: BaseException) -> Action:
     """Return the FWAction of a FIZZLED Firework, as FireWorks has it."""
+    # The supervisor needs it for a failure only.
+    from fwrunner.plain import plain
+
     details = _quietly(lambda: plain(error.to_dict()))  # type: ignore[attr-defined]
     exception = {"_stacktrace": plain(stacktrace), "_details": details}
     stored = {"_message": plain(message), "_task": _quietly(lambda: plain(task))}
     return dict(read_action(None), stored_data=dict(stored, _exception=exception), exit=True)
+
+
+def type_name(value: Any) -> str:
+    """Return the name of a value's type, with its module unless it is built in."""
+    kind = type(value)
+    prefix = "" if kind.__module__ == "builtins" else f"{kind.__module__}."
+    return prefix + kind.__qualname__
 
 
 def apply_mods(spec: Action, mods: List[Any]) -> None:
