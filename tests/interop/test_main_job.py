@@ -214,12 +214,12 @@ def test_a_launch_that_qlaunch_made_is_found_without_registering(
     assert fwagent("recover")["applied"] == []
 
 
-def test_a_firework_that_fails_keeps_its_checkpoint_for_a_rerun(
+def test_a_firework_that_fails_keeps_its_checkpoint_for_a_rerun_that_goes_on_from_it(
     fireworks: FireWorks, fwagent: Fwagent, tmp_path: Path
 ) -> None:
     tasks = [
         {"_fw_name": "PyTask", "func": "math.sqrt", "args": [4.0], "outputs": ["kept"]},
-        {"_fw_name": "ScriptTask", "script": "exit 3"},
+        {"_fw_name": "ScriptTask", "script": "test -e mended"},
     ]
     workflow = tmp_path / "failing.json"
     workflow.write_text(
@@ -239,8 +239,18 @@ def test_a_firework_that_fails_keeps_its_checkpoint_for_a_rerun(
     assert applied["state"] == "FIZZLED"
     assert_fireworks_would_write_the_same(fireworks)
 
-    fireworks.lpad("rerun_fws", "-i", "1", "--task-level")
+    (Path(claimed["launch_dir"]) / "mended").touch()
+    fireworks.lpad("rerun_fws", "-i", "1", "--task-level", "--copy-data")
 
     spec = fireworks.python("result = launchpad().fireworks.find_one()['spec']")
     assert spec["_recovery"]["_task_n"] == 1
     assert spec["_recovery"]["_all_update_spec"] == {"kept": 2.0}
+
+    [again] = fwagent("launch")["claimed"]
+    assert again["launch_dir"] != claimed["launch_dir"]
+    run_fwrunner(again["launch_dir"])
+    [applied] = fwagent("recover")["applied"]
+    assert (applied["launch_id"], applied["state"]) == (2, "COMPLETED")
+    launch = fireworks.python("result = launchpad().launches.find_one({'launch_id': 2})")
+    assert launch["action"]["update_spec"] == {"kept": 2.0}
+    assert_fireworks_would_write_the_same(fireworks)

@@ -21,6 +21,7 @@ from fwrunner import launch as launches
 from fwrunner import places, protocol
 from fwrunner.__main__ import main
 from fwrunner.launch import NothingToRun
+from fwrunner.plain import UNSERIALIZABLE
 from fwrunner.protocol import Report, read_outbox_entry, read_report, rescue
 from fwrunner.supervise import run
 
@@ -63,6 +64,9 @@ TASKS = """
     class Call(Task):
         def run_task(self, spec):
             return eval(self.parameters["code"])
+
+    def call_me():
+        pass
 
     class Detailed(Exception):
         def to_dict(self):
@@ -297,12 +301,6 @@ class TestFizzled:
         ("code", "message"),
         [
             (
-                "{'update_spec': {'x': [0, {1}]}}",
-                "update_spec.x[1] is a set, which has no JSON form",
-            ),
-            ("{'stored_data': {'x': 2**64}}", "stored_data.x is an integer beyond 64 bits"),
-            ("{'mod_spec': [{'_push': {'x': b''}}]}", "mod_spec[0]._push.x is a bytes"),
-            (
                 "{'mod_spec': [{'_unset': {'x': 1}}]}",
                 "its mod_spec fails: _unset of 'x': no such key",
             ),
@@ -316,6 +314,26 @@ class TestFizzled:
         stored = staged.stored()
         assert stored["_message"].startswith("task 2 of 2 ({{runner_tasks.Call}}): " + message)
         assert stored["_task"]["code"] == code
+
+    def test_a_result_that_cannot_be_stored_costs_itself_only(self, stage, capfd):
+        staged = stage(
+            call("{'update_spec': {'x': [0, {1}, 2**64]}, 'stored_data': {'f': call_me}}"),
+            call("{'stored_data': {'same': spec['x'][2] == 2**64, 'g': object()}}"),
+            action(stored_data={"a": 1}),
+        )
+        assert run(str(staged.path)) == 0
+        stored = staged.stored()
+        assert (stored["a"], stored["same"]) == (1, True)
+        assert stored["f"][UNSERIALIZABLE]["type"] == "function"
+        assert [problem.split(": ")[0] for problem in stored[UNSERIALIZABLE]] == [
+            "stored_data.f is a function", "update_spec.x[2] is a int", "stored_data.g is a object",
+        ]  # fmt: skip
+        update = staged.report().fwaction["update_spec"]["x"]
+        assert update[:2] == [0, "{1}"]
+        assert update[2][UNSERIALIZABLE]["text"] == str(2**64)
+        assert capfd.readouterr().err.count("not stored as it was given:\n  ") == 2
+        checkpoint = staged.report().checkpoint
+        assert checkpoint["_all_stored_data"][UNSERIALIZABLE] == stored[UNSERIALIZABLE]
 
     def test_results_too_large_to_be_read(self, stage, monkeypatch):
         monkeypatch.setattr(protocol, "MAX_ACTION_SIZE", 1000)

@@ -1,23 +1,17 @@
 """Firetasks and their results: parameters, defaults and failures as FireWorks has them."""
 
-import datetime as dt
 import json
-import math
 import os
 import signal
 import subprocess
 import sys
 import textwrap
-from collections import OrderedDict, defaultdict
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
-from fwrunner.action import Fault, apply_mods, plain, read_action
+from fwrunner.action import Fault, apply_mods, read_action
 from fwrunner.protocol.action import EMPTY
 from fwrunner.tasks import canonical, load
 
@@ -369,92 +363,6 @@ class TestReadAction:
     def test_refused(self, result, message):
         with pytest.raises(Fault, match=message):
             read_action(result)
-
-
-class Array:
-    """As numpy's arrays and scalars are."""
-
-    def __init__(self, value: Any) -> None:
-        self.value = value
-
-    def tolist(self) -> Any:
-        return self.value
-
-
-class TestPlain:
-    @pytest.mark.parametrize(
-        ("value", "stored"),
-        [
-            ((1, (2,)), [1, [2]]),
-            (True, True),
-            (dt.datetime(2026, 1, 2, 3, tzinfo=dt.timezone.utc), "2026-01-02T03:00:00+00:00"),
-            (dt.date(2026, 1, 2), "2026-01-02"),
-            ({1: "a", None: "b"}, {"1": "a", "null": "b"}),
-            ({True: {}}, {"true": {}}),
-            ({1.5: {}}, {"1.5": {}}),
-            ({dt.date(2026, 1, 2): 1}, {"2026-01-02": 1}),
-            (OrderedDict(a=defaultdict(list, b=[1])), {"a": {"b": [1]}}),
-            (AsDict({"a": AsDict([1])}), {"a": [1]}),
-            (Array([Array(1), 2.5]), [1, 2.5]),
-            ({Array(3): 1}, {"3": 1}),
-            ("ok \ud800!", "ok \ufffd!"),
-            ("\ud83d\ude00", "\U0001f600"),
-            (2**63 - 1, 2**63 - 1),
-        ],
-    )
-    def test_converted(self, value, stored):
-        assert plain(value) == stored
-        json.dumps(plain(value)).encode()
-
-    def test_nan_stays(self):
-        assert math.isnan(plain(float("nan")))
-
-    def test_it_is_a_copy(self):
-        value: Any = {"a": [{}]}
-        copy = plain(value)
-        copy["a"][0]["b"] = 1
-        assert value == {"a": [{}]}
-
-    @pytest.mark.parametrize(
-        ("value", "message"),
-        [
-            ({"x": [0, {"y": {3}}]}, r"^x\[1\]\.y is a set, which has no JSON form$"),
-            (b"", "^the result is a bytes, "),
-            ({"path": Path()}, r"^path is a pathlib.*PosixPath, "),
-            ({"a": object}, "^a is a type, "),
-            ({"f": print}, "^f is a builtin_function_or_method, "),
-            ([2**63], r"^\[0\] is an integer beyond 64 bits"),
-            ([-(2**63) - 1], r"beyond 64 bits"),
-            ({"a": {(1, 2): 0}}, "^a has a key that is no text"),
-            ({"a": {b"": 0}}, "a is a bytes"),
-            ({"a\0b": 0}, "NUL"),
-            (1j, "complex"),
-        ],
-    )
-    def test_refused(self, value, message):
-        with pytest.raises(Fault, match=message):
-            plain(value)
-
-    def test_what_holds_itself(self):
-        loop: list[Any] = []
-        loop.append(loop)
-        with pytest.raises(Fault, match="holds itself"):
-            plain({"a": loop})
-        endless = AsDict(None)
-        endless.form = endless
-        with pytest.raises(Fault, match="holds itself"):
-            plain(endless)
-
-    @settings(max_examples=40)
-    @given(
-        st.recursive(
-            st.none() | st.booleans() | st.integers(-(2**63), 2**63 - 1) | st.floats(allow_nan=False)
-            | st.text(st.characters(exclude_categories=["Cs"])),
-            lambda inner: st.lists(inner) | st.dictionaries(st.text("abc"), inner),
-        )
-    )  # fmt: skip
-    def test_json_is_left_alone(self, value):
-        assert plain(value) == value
 
 
 #: spec, mod_spec, the spec afterwards or (what the message has)
