@@ -148,15 +148,21 @@ class TestDeaths:
 
     def test_what_was_told_just_before_counts(self, job, monkeypatch):
         """The tasks end while the supervisor is busy: it sees their end before it has heard the result."""
-        ping = Launch.ping
+        ping, fork = Launch.ping, os.fork
+        pids = []
+
+        def noted() -> int:
+            pids.append(fork())
+            return pids[-1]
 
         def slow(launch, **facts):
-            # Before their checkpoint the tasks wait for us.
+            # Before their checkpoint the tasks wait for us. Other tests' children go on.
             with suppress(ChildProcessError):
                 if "checkpoint" in launch.written:
-                    os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOWAIT)
+                    os.waitid(os.P_PID, pids[0], os.WEXITED | os.WNOWAIT)
             ping(launch, **facts)
 
+        monkeypatch.setattr(os, "fork", noted)
         monkeypatch.setattr(Launch, "ping", slow)
         job.stage("sleep 0.2", ping_interval=0.01)
         assert run(str(job.place)) == 0
