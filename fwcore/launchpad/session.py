@@ -263,6 +263,8 @@ def _bursting(plan: Planned) -> set[int]:
 
 def holder_of(locked: Any) -> str:
     """Return who has put a value into ``locked``, for people."""
+    if locked is None:
+        return "nobody any more"
     if isinstance(locked, str) and locked.startswith("fwagent:"):
         _, host, pid, *_ = [*locked.split(":"), "?", "?"]
         return f"fwagent on {host} (process {pid})"
