@@ -392,7 +392,7 @@ class Draft:
         ]
         self._require_flags(flow for _old, flow in changed)
         return [
-            Write("workflows", {"_id": old["_id"]}, flow.update(self._tolerates, self.now))
+            Write("workflows", _seen(old), flow.update(self._tolerates, self.now))
             for old, flow in changed
         ]
 
@@ -428,6 +428,11 @@ class Draft:
             )
             for seen, fields in changes
         ]
+
+
+def _seen(workflow: Document) -> Document:
+    """Return the filter of a workflow that nobody has refreshed since it was read."""
+    return {"_id": workflow["_id"], "updated_on": workflow.get("updated_on")}
 
 
 def _modified(spec: Document, action: Mapping[str, Any], whose: str) -> Document:

@@ -66,12 +66,15 @@ class Changing(Session):
         result = Changed()
         with self._reaching():
             for batch in batches(list(dict.fromkeys(fw_ids)), BATCH):
-                concerned = [*batch, *(self._duplicates_of(batch) if duplicates else ())]
-                with self._locked(concerned) as (token, world):
-                    plan = self._planned(world, partial(make, world, batch, self._clock()))
-                    self._commit(plan, token)
-                    result.extend(plan)
+                result.extend(self._again(partial(self._change_batch, batch, make, duplicates)))
         return result
+
+    def _change_batch(self, batch: list[int], make: _Make, duplicates: bool) -> Changes:
+        concerned = [*batch, *(self._duplicates_of(batch) if duplicates else ())]
+        with self._locked(concerned) as (token, world):
+            plan = self._planned(world, partial(make, world, batch, self._clock()))
+            self._commit(plan, token)
+            return plan
 
     def _duplicates_of(self, fw_ids: Sequence[int]) -> list[int]:
         """Return the Fireworks that share a launch with one that looks for duplicates, itself included."""

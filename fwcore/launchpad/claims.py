@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from datetime import datetime
 from functools import partial
 from pathlib import Path
@@ -13,10 +14,11 @@ import bson
 from pymongo import ASCENDING, DESCENDING, UpdateOne
 
 from fwcore import documents
+from fwcore.launchpad.journal import Overtaken
 from fwcore.launchpad.reading import WHOLE
 from fwcore.launchpad.records import BATCH, Applied, Claim, PlaceLaunch
 from fwcore.launchpad.session import Session, batches
-from fwcore.plan import plan_cancel, plan_claim, plan_share
+from fwcore.plan import Plan, plan_cancel, plan_claim, plan_share
 from fwcore.worker import Worker
 from fwcore.world import World
 
@@ -71,9 +73,9 @@ class Claims(Session):
                         break
                     unique, later = self._unique(found)
                     tried += [found_["fw_id"] for found_ in found if found_["fw_id"] not in later]
-                    claims += self._reserve(
-                        worker, unique, place or (lambda _firework, _id: str(Path.cwd()))
-                    )
+                    where = place or (lambda _firework, _id: str(Path.cwd()))
+                    with suppress(Overtaken):  # none of them is reserved
+                        claims += self._reserve(worker, unique, where)
             if not hold:
                 self.settle()
         except BaseException:
@@ -121,7 +123,8 @@ class Claims(Session):
                 later.add(fw_id)
             first.add(kind)
         if duplicates:
-            self._share(duplicates)
+            with suppress(Overtaken):
+                self._share(duplicates)
         out = later | duplicates.keys()
         return [seen for seen in found if seen["fw_id"] not in out], later
 
@@ -328,13 +331,16 @@ class Claims(Session):
         result = Applied()
         with self._reaching():
             for batch in batches(list(launch_ids), BATCH):
-                owners = self._owners(batch)
-                with self._locked(owners) as (token, world):
-                    self._read(world, owners, batch)
-                    plan = self._planned(world, partial(plan_cancel, world, batch, self._clock()))
-                    self._commit(plan, token)
-                    result.extend(plan)
+                result.extend(self._again(partial(self._cancel_batch, batch)))
         return result
+
+    def _cancel_batch(self, batch: list[int]) -> Plan:
+        owners = self._owners(batch)
+        with self._locked(owners) as (token, world):
+            self._read(world, owners, batch)
+            plan = self._planned(world, partial(plan_cancel, world, batch, self._clock()))
+            self._commit(plan, token)
+            return plan
 
 
 def _is_exact(finder: Any) -> bool:

@@ -9,6 +9,7 @@ from datetime import datetime
 from typing import Any
 
 from pymongo import MongoClient
+from pymongo.collection import Collection
 from pymongo.database import Database
 from pymongo.errors import (
     BulkWriteError,
@@ -19,6 +20,7 @@ from pymongo.errors import (
     OperationFailure,
     PyMongoError,
 )
+from pymongo.write_concern import WriteConcern
 
 from fwcore.errors import DatabaseRefused, DatabaseUnreachable, InvalidSettings
 
@@ -58,6 +60,13 @@ class Connected:
     where: str
     host: str
     ip: str
+
+    def _durable(self, collection: str) -> Collection[Document]:
+        """Return a collection whose writes are on disk, and with a majority, before they are acknowledged.
+
+        So then is all that this client has written before.
+        """
+        return self._db[collection].with_options(write_concern=WriteConcern(w="majority", j=True))
 
     def _reaching(self) -> AbstractContextManager[None]:
         return reaching(self.where)

@@ -27,7 +27,6 @@ import bson
 from bson.codec_options import CodecOptions
 from pymongo import ReturnDocument
 from pymongo.errors import BulkWriteError, DuplicateKeyError
-from pymongo.write_concern import WriteConcern
 
 from fwcore.errors import FwagentError
 from fwcore.launchpad.connection import Connected
@@ -58,6 +57,16 @@ class Fenced(FwagentError):
         super().__init__(
             "this process was stopped for longer than it may be: another agent may have taken over",
             "nothing is lost, and nothing is done twice; it goes on when it may",
+        )
+
+
+class Overtaken(FwagentError):
+    """Somebody else has changed what a batch was to change; it has changed nothing that matters."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "somebody else has changed the same launches or workflows meanwhile",
+            "nothing is lost; try again",
         )
 
 
@@ -203,7 +212,8 @@ class Journal(Connected):
         parts[0]["claim"] = claim or []
         parts[0]["queue"] = self.queue_name
         try:
-            self._db.fwagent_journal.insert_many(parts[::-1])
+            # On disk, and so the locks that were taken before: a server that is killed forgets neither.
+            self._durable("fwagent_journal").insert_many(parts[::-1])
         except BulkWriteError:
             self._erase_rest(token)
             self._give_up(token)
@@ -211,8 +221,7 @@ class Journal(Connected):
 
     def _erase(self, token: str) -> None:
         # On disk before it is acknowledged, and so all writes before it: the files that told us go next.
-        durable = self._db.fwagent_journal.with_options(write_concern=WriteConcern(j=True))
-        durable.delete_many(_parts_of(token))
+        self._durable("fwagent_journal").delete_many(_parts_of(token))
 
     def _erase_rest(self, token: str) -> None:
         """Drop the parts of a journal that was voided before it was whole."""

@@ -71,7 +71,12 @@ class Locks(Session):
             # Whoever it was must not begin anything more.
             dead = {"$set": {"dead": True, "expires_at": self._clock()}}
             self._db.fwagent_sessions.update_one({"_id": session}, dead, upsert=True)
-            self._finish(lock.value)
+            self._tried(lock.value)
+            if lock.value in self._stuck:
+                # It cannot be finished, so a person gives it up; the journal stays readable for a while.
+                void = {"$set": {"void": True, "on": self._clock()}}
+                self._db.fwagent_journal.update_one({"_id": f"{lock.value}/0"}, void)
+                self._unlock(lock.value, {})
             return True
         shown["updated_on"] = lock.updated_on
         return bool(self._db.workflows.update_one(shown, {"$unset": {"locked": ""}}).modified_count)

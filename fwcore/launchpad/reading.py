@@ -28,7 +28,8 @@ class Reading(GridFiles):
 
         Raises Fenced where ``within``, a filter that always matches until a batch is too late, does not.
         """
-        assigner = self._db.fw_id_assigner
+        # On disk before they are used: a server that is killed would give the same ids to somebody else.
+        assigner = self._durable("fw_id_assigner")
         before = assigner.find_one_and_update(within or {}, {"$inc": {counter: count}})
         if before is None and within and assigner.find_one() is not None:
             raise Fenced

@@ -8,10 +8,10 @@ from functools import partial
 from typing import Any
 
 from fwcore.growth import count_added
-from fwcore.launchpad.journal import Fenced
+from fwcore.launchpad.journal import Fenced, Overtaken
 from fwcore.launchpad.records import BATCH, Applied, Track
 from fwcore.launchpad.session import Session, batches
-from fwcore.plan import Plan, is_heartbeat, plan_heartbeats, plan_reports
+from fwcore.plan import Outcome, Plan, is_heartbeat, plan_heartbeats, plan_reports
 from fwcore.states import ACTIVE
 from fwcore.world import World, Write
 from fwrunner.protocol import Report
@@ -51,8 +51,15 @@ class Reports(Session):
             self._tell_of_life(self._fitting(launches, plan.writes))
             result.extend(plan)
         if rest:
-            result.extend(self._apply_locked(rest))
+            result.extend(self._applied(rest))
         return result
+
+    def _applied(self, reports: list[Report]) -> Plan:
+        try:
+            return self._again(partial(self._apply_locked, reports))
+        except Overtaken as error:
+            why = error.title
+            return Plan(deferred=[Outcome(r.launch_id, r.fw_id, reason=why) for r in reports])
 
     def _tell_of_life(self, writes: list[Write]) -> None:
         """Make the writes of heartbeats, which need no lock, but the lease where there is one."""

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any, Protocol, TypeVar
 
 import bson
+from bson.errors import BSONError
+from pymongo.errors import OperationFailure
 
-from fwcore.launchpad.journal import IsGone, encoded, session_of
+from fwcore.launchpad.journal import IsGone, Overtaken, encoded, session_of
 from fwcore.launchpad.reading import WHOLE
-from fwcore.launchpad.writing import Writing, merged, reach
+from fwcore.launchpad.replay import Replay
+from fwcore.launchpad.writing import NOBODYS_FAULT, merged, reach
 from fwcore.world import Missing, World, Write
 
 _OURS = re.compile("^fwagent:")
@@ -19,6 +22,10 @@ _OURS = re.compile("^fwagent:")
 _FULL = 16 * 1024 * 1024 - 64 * 1024
 #: Items of a list that are measured one by one.
 _PARENTS = 100
+#: Times that a change is planned anew when somebody else has overtaken it.
+_ATTEMPTS = 3
+#: What Python says of documents that are not as FireWorks writes them.
+_DAMAGED = (TypeError, KeyError, ValueError, AttributeError, IndexError, RecursionError)
 
 
 class Planned(Protocol):
@@ -28,10 +35,11 @@ class Planned(Protocol):
     grown: dict[int, int]
 
 
+_T = TypeVar("_T")
 _Plan = TypeVar("_Plan", bound=Planned)
 
 
-class Session(Writing):
+class Session(Replay):
     """Changes workflows under their locks."""
 
     @contextmanager
@@ -57,8 +65,10 @@ class Session(Writing):
                     reason = f"the workflow is locked by {holder_of(workflow.get('locked'))}"
                     world.refused.update(dict.fromkeys(workflow["nodes"], reason))
             self._check_in_force()
+            self._flows[token] = [workflow["_id"] for workflow in world.workflows]
             yield token, world
         finally:
+            self._flows.pop(token, None)
             freed = self._freed.pop(token, 0)
             if token in self._half_done:
                 pass  # it is finished later
@@ -77,8 +87,8 @@ class Session(Writing):
             self._announce({})
         for token in sorted(self._open):
             try:
-                self._finish(token)
-                self._erase(token)
+                if self._tried(token):
+                    self._erase(token)
             except BaseException:
                 self._open.add(token)
                 raise
@@ -111,7 +121,13 @@ class Session(Writing):
         if not plan.writes:
             return
         with self._journal(token, {"writes": plan.writes}):
-            self._execute(plan.writes, token)
+            try:
+                self._execute(plan.writes, token)
+            except Overtaken:
+                # What it has written of launches is true, and whoever plans again goes on from it.
+                self._erase(token)
+                self._half_done.discard(token)
+                raise
 
     @contextmanager
     def _journal(
@@ -123,12 +139,31 @@ class Session(Writing):
         """
         self._half_done.add(token)
         self._record(token, **intent)
+        if not self._holds_all(token):
+            self._erase(token)
+            self._half_done.discard(token)
+            raise Overtaken
         yield
         if hold:
             self._held.add(token)
         else:
             self._erase(token)
         self._half_done.discard(token)
+
+    def _holds_all(self, token: str) -> bool:
+        """Tell whether the locks are still there: a person or a killed server may have removed them."""
+        wanted = self._flows.get(token, [])
+        query = {"_id": {"$in": wanted}, "locked": token}
+        return len(list(self._db.workflows.find(query, {"_id": 1}, batch_size=WHOLE))) == len(
+            wanted
+        )
+
+    def _again(self, work: Callable[[], _T]) -> _T:
+        """Do something anew that somebody else has overtaken."""
+        for _attempt in range(_ATTEMPTS):
+            with suppress(Overtaken):
+                return work()
+        return work()
 
     def resume(self, is_gone: IsGone = lambda _host, _pid: False) -> int:
         """Finish or drop what dead sessions have begun, and release their locks; return how many batches.
@@ -149,11 +184,23 @@ class Session(Writing):
                 tokens[name].add(workflow["locked"])
         done = 0
         for name in dead:
-            finished = [self._finish(token) for token in sorted(tokens[name])]
+            finished = [self._tried(token) for token in sorted(tokens[name])]
             done += sum(finished)
             if all(finished):
                 self._settled(name)
         return done
+
+    def _tried(self, token: str) -> bool:
+        """Finish what was begun under a token; what cannot be finished is told, and keeps nobody else waiting."""
+        try:
+            return self._finish(token)
+        except (OperationFailure, BSONError, *_DAMAGED) as error:
+            if getattr(error, "code", None) in NOBODYS_FAULT:
+                raise
+            self._open.discard(token)
+            self._stuck.add(token)
+            self._refuse(f"{token}/journal", {}, f"{type(error).__name__}: {error}")
+            return False
 
     def _finish(self, token: str) -> bool:
         """Make whole what a session that is over, or cut, has begun under a token.
@@ -164,7 +211,7 @@ class Session(Writing):
         self._half_done.discard(token)
         intent = self._take_over(token)
         if intent.get("writes"):
-            self._execute(intent["writes"], token)
+            self._replay(intent["writes"], token)
         self._unlock(token, {})
         if intent.get("queue") and intent["claim"] and intent["queue"] != self.queue_name:
             return False
@@ -216,6 +263,8 @@ def _bursting(plan: Planned) -> set[int]:
 
 def holder_of(locked: Any) -> str:
     """Return who has put a value into ``locked``, for people."""
+    if locked is None:
+        return "nobody any more"
     if isinstance(locked, str) and locked.startswith("fwagent:"):
         _, host, pid, *_ = [*locked.split(":"), "?", "?"]
         return f"fwagent on {host} (process {pid})"

@@ -8,10 +8,11 @@ from itertools import groupby
 from typing import Any
 
 import bson
+from bson.errors import BSONError
 from pymongo import UpdateMany, UpdateOne
-from pymongo.errors import BulkWriteError
+from pymongo.errors import BulkWriteError, OperationFailure
 
-from fwcore.launchpad.journal import Fenced, encoded
+from fwcore.launchpad.journal import Fenced, Overtaken, encoded
 from fwcore.launchpad.reading import Reading
 from fwcore.states import ACTIVE
 from fwcore.world import Write
@@ -19,9 +20,12 @@ from fwcore.world import Write
 Document = dict[str, Any]
 
 #: Tries to write a Firework that others keep changing without a lock.
-_ATTEMPTS = 5
+_ATTEMPTS = 20
 #: The server's error code for `spec.a.b` where `spec.a` is no object.
 _PATH_NOT_VIABLE = 28
+#: Of refusals that are about the user or the server, and not about what is written: Unauthorized,
+#: AuthenticationFailed, MaxTimeMSExpired, shutdown and failover (MongoDB's error_codes.yml).
+NOBODYS_FAULT = frozenset({13, 18, 50, 91, 189, 262, 8000, 10107, 11600, 11602, 13435, 13436})
 
 
 class Writing(Reading):
@@ -31,15 +35,31 @@ class Writing(Reading):
         super()._begin_session()
         # How many workflows the writes under a token have released.
         self._freed: dict[str, int] = {}
+        # (token, fw_id) of writes that the server has refused.
+        self._aside: set[tuple[str, int | None]] = set()
+        # Tokens of journals that cannot be carried out.
+        self._stuck: set[str] = set()
+        # The workflows that are locked under a token.
+        self._flows: dict[str, list[Any]] = {}
 
     def _execute(self, writes: list[Write], token: str) -> None:
+        """Make writes for the first time.
+
+        Raises Overtaken if a launch is not as it was read, before a Firework is touched; Fenced if somebody
+        has taken a lock away: the journal tells what is to be finished.
+        """
+        self._aside.clear()
         for collection, group in groupby(writes, key=lambda write: write.collection):
             batch = list(group)
-            done = self._write(collection, [_unlocking(write, token) for write in batch], token)
+            done = self._write(collection, [unlocking(write, token) for write in batch], token)
+            if collection == "launches" and token and done < len(batch):
+                raise Overtaken
             if collection == "fireworks" and done < sum(len(reach(write)) for write in batch):
-                self._settle([single for write in batch for single in _singles(write)], token)
+                self._settle([single for write in batch for single in singles(write)], token)
             if collection == "workflows":
                 self._freed[token] = done
+                if done < len(batch):
+                    raise Fenced
         self._drop_superseded(writes)
 
     def _write(self, collection: str, writes: list[Write], token: str) -> int:
@@ -56,20 +76,36 @@ class Writing(Reading):
             for refused in error.details["writeErrors"]:
                 write = writes[refused["index"]]
                 # One of many ends the whole update: the others shall not suffer for it.
-                if len(singles := _singles(write)) > 1:
-                    done += self._write(collection, singles, token)
+                if len(each := singles(write)) > 1:
+                    done += self._write(collection, each, token)
                 # A path that somebody has made unviable is mended when the write is rebased.
                 elif refused["code"] != _PATH_NOT_VIABLE:
                     self._put_aside(write, token, str(refused["errmsg"]))
+                    done += 1
             return done
+        except (OperationFailure, BSONError) as error:
+            if getattr(error, "code", None) in NOBODYS_FAULT:
+                raise
+            return self._write_apart(collection, writes, token, str(error))
         return result.matched_count + result.upserted_count
 
+    def _write_apart(self, collection: str, writes: list[Write], token: str, reason: str) -> int:
+        """Make writes one by one of which the server has refused all together."""
+        each = [single for write in writes for single in singles(write)]
+        if len(each) > 1:
+            return sum(self._write(collection, [write], token) for write in each)
+        self._put_aside(writes[0], token, reason)
+        return 1
+
     def _put_aside(self, write: Write, token: str, reason: str) -> None:
-        kept = {"write": encoded(write), "reason": reason[:1000], "on": self._clock()}
         number = str(write.filter.get("fw_id") or write.filter.get("launch_id"))
-        self._db.fwagent_refused.update_one(
-            {"_id": f"{token}/{write.collection}/{number}"}, {"$set": kept}, upsert=True
-        )
+        self._refuse(f"{token}/{write.collection}/{number}", {"write": encoded(write)}, reason)
+
+        self._aside.add((token, write.filter.get("fw_id")))
+
+    def _refuse(self, number: str, what: Document, reason: str) -> None:
+        kept = {**what, "reason": reason[:1000], "on": self._clock()}
+        self._db.fwagent_refused.update_one({"_id": number}, {"$set": kept}, upsert=True)
 
     def _settle(self, writes: list[Write], token: str) -> None:
         """Make the writes of Fireworks that somebody has changed since they were read.
@@ -84,6 +120,7 @@ class Writing(Reading):
                 fw_id: pending[fw_id]
                 for fw_id, firework in found.items()
                 if firework.get("updated_on") != pending[fw_id].update["$set"]["updated_on"]
+                and (token, fw_id) not in self._aside
             }
             ours = self._still_locked(token, pending)
             if token in self._half_done and ours != pending.keys():
@@ -93,6 +130,10 @@ class Writing(Reading):
                 return
             rebased = [_rebased(write, found[fw_id]) for fw_id, write in pending.items()]
             self._write("fireworks", rebased, token)
+        if token in self._half_done:
+            raise Fenced  # whoever keeps changing them: the journal waits
+        for write in pending.values():
+            self._put_aside(write, token, "somebody keeps changing it")
 
     def _still_locked(self, token: str, fw_ids: Iterable[int]) -> set[int]:
         members = {"locked": token, "nodes": {"$in": list(fw_ids)}}
@@ -126,7 +167,7 @@ def reach(write: Write) -> list[int]:
     return list(fw_ids["$in"]) if isinstance(fw_ids, dict) else [fw_ids]
 
 
-def _singles(write: Write) -> list[Write]:
+def singles(write: Write) -> list[Write]:
     """Return a write of each Firework that a merged one is for."""
     if not isinstance(write.filter.get("fw_id"), dict):
         return [write]
@@ -224,7 +265,8 @@ def _viable(changes: Mapping[str, Any], firework: Mapping[str, Any]) -> Document
     return found
 
 
-def _unlocking(write: Write, token: str) -> Write:
+def unlocking(write: Write, token: str) -> Write:
+    """Return a write that, if it is that of a workflow, releases the lock and needs it."""
     if write.collection != "workflows":
         return write
     removals = {**write.update.get("$unset", {}), "locked": ""}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from contextlib import suppress
 from datetime import datetime, timedelta, timezone
 from typing import Any
 
@@ -324,7 +325,7 @@ def test_a_session_that_was_stopped_after_its_journal_changes_nothing_more(
     try:
         slow.apply(told)
     except Fenced:
-        assert collection in {"launches", "fireworks"}
+        assert collection != "offline_runs"
     assert [everything()] == seen
     assert db.fireworks.find_one({"fw_id": ids["b"]})["state"] == "COMPLETED"
     assert db.fireworks.find_one({"fw_id": ids["b"]})["spec"]["log"] == [1]
@@ -423,13 +424,13 @@ def test_a_finished_process_leaves_no_session(db_uri, lp_name, lp, db) -> None:
 def test_a_close_makes_whole_what_an_outage_has_cut(slow, lp, db, monkeypatch) -> None:
     ids = add(lp, {"a": "b"})
     told = reports(stage(lp, ids["a"]))
-    original = slow._execute
+    original = slow._write
 
     def fails(*_args: Any) -> None:
-        monkeypatch.setattr(slow, "_execute", original)
+        monkeypatch.setattr(slow, "_write", original)
         raise DatabaseUnreachable("gone")
 
-    monkeypatch.setattr(slow, "_execute", fails)
+    monkeypatch.setattr(slow, "_write", fails)
     with pytest.raises(DatabaseUnreachable):
         slow.apply(told)
     assert left(db) == (1, 1)
@@ -447,7 +448,7 @@ def test_a_session_that_cannot_finish_stays_for_others(slow, lp, db, monkeypatch
     def fails(*_args: Any) -> None:
         raise DatabaseUnreachable("gone")
 
-    monkeypatch.setattr(slow, "_execute", fails)
+    monkeypatch.setattr(slow, "_write", fails)
     with pytest.raises(DatabaseUnreachable):
         slow.apply(told)
     slow.close()
@@ -455,6 +456,118 @@ def test_a_session_that_cannot_finish_stays_for_others(slow, lp, db, monkeypatch
     assert lp.resume(dead) == 1
     assert left(db) == (0, 0)
     assert db.fireworks.find_one({"fw_id": ids["b"]})["state"] == "READY"
+
+
+# --------------------------------------------------------------------------- locks that are taken away
+
+ADDED = {"fw_id": -1, "name": "added", "spec": {"_tasks": TASKS}}
+
+
+def whole(db: Database[Document], ids: dict[str, int]) -> None:
+    """One completed Firework, its child released, what it has added in its workflow, nothing else."""
+    states = {doc["fw_id"]: doc["state"] for doc in db.fireworks.find()}
+    [workflow] = db.workflows.find()
+    assert {int(key): state for key, state in workflow["fw_states"].items()} == states
+    assert sorted(workflow["nodes"]) == sorted(states)
+    assert sorted(states.values()) == ["COMPLETED", "READY", "READY"]
+    assert states[ids["a"]] == "COMPLETED"
+    assert db.fireworks.distinct("spec.log") == [1]
+    assert [doc["state"] for doc in db.launches.find()] == ["COMPLETED"]
+    assert db.offline_runs.distinct("completed") == [True]
+    assert left(db) == (0, 0)
+
+
+@pytest.mark.parametrize("collection", ["launches", "fireworks", "workflows", "offline_runs"])
+@pytest.mark.parametrize("stopped", [True, False])
+def test_a_person_who_unlocks_a_half_done_batch_breaks_nothing(
+    slow, wire, lp, db, monkeypatch, collection, stopped
+) -> None:
+    """`lpad admin unlock` while the process is stopped before a write, or after it was killed there."""
+    ids = add(lp, {"a": "b"}, {"b": {"log": []}})
+    told = reports(stage(lp, ids["a"]), additions=[ADDED], mod_spec=[{"_push": {"log": 1}}])
+
+    def unlock() -> None:
+        db.workflows.update_many({}, {"$unset": {"locked": ""}})
+        if not stopped:
+            for name in ("_unlock", "_erase", "_finish_own"):
+                monkeypatch.setattr(slow, name, lambda *_args: None)
+            raise Cut
+
+    at = ("update", collection)
+    if collection == "workflows":  # the second time: the first one takes the lock
+        wire.interrupt("update", "fireworks", lambda: wire.interrupt(*at, unlock))
+    else:
+        wire.interrupt(*at, unlock)
+    with suppress(Cut, Fenced):
+        slow.apply(told)
+    lp.resume(dead)
+    lp.apply(told)
+    whole(db, ids)
+
+
+def test_a_journal_that_comes_after_somebody_else_has_gone_on_adds_nothing(
+    slow, wire, lp, db, monkeypatch
+) -> None:
+    ids = add(lp, {"a": "b"}, {"b": {"log": []}})
+    told = reports(stage(lp, ids["a"]), additions=[ADDED], mod_spec=[{"_push": {"log": 1}}])
+    with killed(slow, monkeypatch, "_write"):
+        slow.apply(told)
+    db.workflows.update_many({}, {"$unset": {"locked": ""}})
+    lp.apply(told)
+    lp.resume(dead)
+    whole(db, ids)
+
+
+def test_a_lock_that_is_gone_before_anything_is_written_is_taken_again(slow, wire, lp, db) -> None:
+    """As a server forgets it that is killed and comes back."""
+    ids = add(lp, {"a": "b"}, {"b": {"log": []}})
+    told = reports(stage(lp, ids["a"]), additions=[ADDED], mod_spec=[{"_push": {"log": 1}}])
+    forget = {"$unset": {"locked": ""}}
+    wire.interrupt("insert", "fwagent_journal", lambda: db.workflows.update_many({}, forget))
+    assert slow.apply(told).applied[0].state == "COMPLETED"
+    whole(db, ids)
+
+
+@pytest.mark.parametrize("state", ["RUNNING", "FIZZLED"])
+def test_a_launch_that_gets_another_state_while_its_end_is_applied(
+    slow, wire, lp, db, state
+) -> None:
+    """`lpad recover_offline` says RUNNING, or `lpad detect_lostruns --fizzle` gives it up."""
+    ids = add(lp, {"a": "b"})
+    [claim] = stage(lp, ids["a"])
+    entry = {"state": state, "created_on": "2026-11-23T12:02:00+00:00"}
+    theirs = {"$set": {"state": state}, "$push": {"state_history": entry}}
+    wire.interrupt("update", "launches", lambda: db.launches.update_one({}, theirs))
+    result = slow.apply([report(claim, stored_data={"energy": -1.5})])
+    launch = db.launches.find_one()
+    child = db.fireworks.find_one({"fw_id": ids["b"]})
+    if state == "RUNNING":
+        assert (launch["state"], launch["action"]["stored_data"]) == ("COMPLETED", {"energy": -1.5})
+        assert child["state"] == "READY"
+    else:
+        assert "the launch is FIZZLED in the database" in result.ignored[0].reason
+        assert (launch["state"], child["state"]) == ("FIZZLED", "WAITING")
+        assert db.offline_runs.find_one()["completed"] is False
+    assert left(db) == (0, 0)
+
+
+def test_a_journal_that_cannot_be_carried_out_keeps_nobody_waiting(
+    slow, wire, lp, db, monkeypatch
+) -> None:
+    ids, other = add(lp, {"a": "b"}), add(lp, {"a": "b"})
+    stuck, free = stage(lp, ids["a"], other["a"])
+    with killed(slow, monkeypatch, "_write"):
+        slow.apply([report(stuck)])
+    db.fwagent_journal.update_one({}, {"$set": {"writes": b"no BSON"}})
+    assert lp.resume(dead) == 0
+    assert lp.apply([report(free)]).released == [other["b"]]
+    assert "no BSON" in str(db.fwagent_journal.find_one()["writes"])
+    [refused] = db.fwagent_refused.find()
+    assert refused["reason"]
+    [lock] = lp.locks(is_gone=dead)
+    assert lp.unlock([lock], dead) == [lock]
+    assert left(db) == (0, 0)
+    assert lp.apply([report(stuck)]).released == [ids["b"]]
 
 
 # --------------------------------------------------------------------------------------------- purging
