@@ -166,7 +166,10 @@ class Draft:
         return dict(found) if found is not None else None
 
     def _whole(self, fw_id: int) -> Document:
-        """Return a Firework as its children are told about it: one object for all of them."""
+        """Return a Firework as its children are told about it: one object for all of them.
+
+        One that would be nested too deep is told in brief.
+        """
         firework = self.firework(fw_id)
         launches = [self.launch(number) for number in firework["launches"]]
         archived = [self.launch(number) for number in firework["archived_launches"]]
@@ -174,6 +177,8 @@ class Draft:
         known, whole = self._wholes.get(fw_id, ([], {}))
         if list(map(id, parts)) != list(map(id, known)):
             whole = firework_object(firework, launches, archived)
+            # Generations of failed parents lie in each other.
+            whole = whole if actions.tellable(whole) else self._brief(fw_id)
             self._wholes[fw_id] = parts, whole
         return whole
 

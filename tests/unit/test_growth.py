@@ -126,6 +126,14 @@ def test_nothing_is_added_by_most_actions() -> None:
 REFUSED: dict[str, tuple[Document, str]] = {
     "positive": ({"additions": [fw(5)]}, "additions: new Fireworks need negative fw_ids, not 5"),
     "zero": ({"detours": wf({-1: [0], 0: []})}, "detours: new .* negative fw_ids, not 0"),
+    "endless links": (
+        {"additions": {"fws": [fw(-1)], "links": {"-1": float("inf")}}},
+        r"additions: links.-1 is inf, not fw_ids",
+    ),
+    "links that are no numbers": (
+        {"additions": {"fws": [fw(-1)], "links": {"-1": [float("nan")]}}},
+        r"additions: links.-1 is \[nan\], not fw_ids",
+    ),
     "repeated in two parts": (
         {"detours": [fw(-1)], "additions": [fw(-1)]},
         r"the same fw_id: \[-1\]",
