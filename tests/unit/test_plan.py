@@ -909,7 +909,7 @@ ODD_TASKS = st.just([{"_fw_name": "ScriptTask", "script": "true"}]) | ODD
 def _objects(values, *, whole: bool = False):
     """Objects with keys that mean something, whose values mostly do, too."""
     members = {key: value | ODD for key, value in values.items()}
-    return st.fixed_dictionaries(members if whole else {}, optional=None if whole else members)
+    return st.fixed_dictionaries(members) if whole else st.fixed_dictionaries({}, optional=members)
 
 
 NEW_IDS = st.sampled_from([-1, -2, -3, -(2**63), 1, True])
