@@ -554,10 +554,38 @@ def test_a_heartbeat_writes_what_is_new_and_needs_no_lock(memory, fields, change
         return
     assert write is not None
     assert write.collection == "launches"
-    assert write.filter == {"launch_id": launch, "state": "RUNNING"}
+    seen = memory.launch(launch)["state_history"][1]["updated_on"]
+    assert write.filter == {
+        "launch_id": launch,
+        "state": "RUNNING",
+        "state_history.1.updated_on": seen,
+    }
     assert write.update == {"$set": changes}
     memory.execute([write])
     assert plan_heartbeat(memory.launch(launch), beat(launch, **fields)) is None
+
+
+def test_a_late_heartbeat_does_not_overwrite_a_later_sign_of_life(memory) -> None:
+    launch = memory.run(memory.add({"a": ""})["a"])
+    earlier, later = (
+        plan_heartbeat(memory.launch(launch), beat(launch, ping_time=f"2026-11-23T{hour}:00:00Z"))
+        for hour in (13, 15)
+    )
+    memory.execute([later, earlier])
+    assert memory.launch(launch)["state_history"][1]["updated_on"] == "2026-11-23T15:00:00+00:00"
+
+
+def test_the_first_sign_of_life_is_stored_where_there_was_none(memory) -> None:
+    launch = memory.run(memory.add({"a": ""})["a"])
+    del memory.launch(launch)["state_history"][1]
+    write = plan_heartbeat(memory.launch(launch), beat(launch))
+    assert write is not None
+    assert write.filter["state_history.1.updated_on"] == {"$exists": False}
+    memory.execute([write, write])
+    assert [entry["state"] for entry in memory.launch(launch)["state_history"]] == [
+        "RESERVED",
+        "RUNNING",
+    ]
 
 
 def test_a_batch_of_heartbeats_takes_the_latest_of_each_launch(memory) -> None:
