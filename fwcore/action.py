@@ -13,8 +13,12 @@ from fwrunner.protocol.action import EMPTY, InvalidAction, apply_modifiers
 Document = dict[str, Any]
 
 
-#: MongoDB refuses documents nested deeper than 100; an action sits a few levels down in its launch.
+#: Levels of nesting that MongoDB promises to store in a document, the document itself counted.
+_LEVELS = 100
+#: An action sits a few levels down in its launch.
 _MAX_DEPTH = 90
+#: A spec lies one level down in its Firework, a failed parent in `_fizzled_parents` three.
+_SPEC_DEPTH, _PARENT_DEPTH = _LEVELS - 1, _LEVELS - 3
 
 
 def normalized(action: Document) -> Document:
@@ -41,14 +45,26 @@ _IN_PLACE = frozenset({"_push", "_push_all", "_inc", "_add_to_set", "_pop"})
 
 
 def modified(spec: Document, action: Mapping[str, Any]) -> Document:
-    """Return a spec after an action's ``update_spec`` and ``mod_spec``; raise InvalidAction.
+    """Return a spec after an action's ``update_spec`` and ``mod_spec``.
 
+    Raises InvalidAction, naming the place, where a modifier cannot be applied, or makes what MongoDB cannot store.
     ``_tasks`` is as FireWorks has it: it keeps a Firework's tasks beside its spec and writes them over the
     spec's in the end. So what replaces the list is lost, and what alters it stays.
     """
-    changed = {**spec, **action["update_spec"]}
-    apply_modifiers(changed, action["mod_spec"])
-    return {**changed, **_modified_tasks(spec, action)}
+    before = {**spec, **action["update_spec"]}
+    after = dict(before)
+    apply_modifiers(after, action["mod_spec"])
+    after.update(_modified_tasks(spec, action))
+    # The rest is stored already, or was checked when the action was made whole.
+    made = {k: value for k, value in after.items() if k not in before or before[k] is not value}
+    if not storable(made, _SPEC_DEPTH):
+        _find_unstorable(made, "", 0, _SPEC_DEPTH)
+    return after
+
+
+def tellable(firework: Document) -> bool:
+    """Tell whether MongoDB can store a Firework in the ``_fizzled_parents`` of a child."""
+    return storable(firework, _PARENT_DEPTH)
 
 
 def _modified_tasks(spec: Document, action: Mapping[str, Any]) -> Document:
@@ -61,12 +77,15 @@ def _modified_tasks(spec: Document, action: Mapping[str, Any]) -> Document:
             replaced = verb not in _IN_PLACE
             if not replaced:
                 apply_modifiers(found, [{verb: {"_tasks": arguments["_tasks"]}}])
-                _check_tasks(found["_tasks"])
+                _check_tasks(found.get("_tasks", []))
     return found
 
 
-def _check_tasks(tasks: list[Any]) -> None:
-    if any(not isinstance(task, Mapping) or "_fw_name" not in task for task in tasks):
+def _check_tasks(tasks: Any) -> None:
+    usable = isinstance(tasks, list) and all(
+        isinstance(task, Mapping) and "_fw_name" in task for task in tasks
+    )
+    if not usable:
         raise InvalidAction("'_tasks' would hold what is no task")
 
 
@@ -81,10 +100,13 @@ def _as_list(value: Any) -> list[Any]:
     return [value] if value else []
 
 
-def storable(value: Any) -> bool:
-    """Tell whether MongoDB can store a value; quick, for an action may have millions of numbers."""
+def storable(value: Any, depth: int = _MAX_DEPTH) -> bool:
+    """Tell whether MongoDB can store a value, nested in itself up to ``depth`` levels.
+
+    Quick, for an action may have millions of numbers.
+    """
     level = [value]
-    for _depth in range(_MAX_DEPTH + 1):
+    for _depth in range(depth + 1):
         below: list[Any] = []
         for item in level:
             if isinstance(item, dict):
@@ -108,19 +130,19 @@ def _storable_scalar(value: Any) -> bool:
     return not isinstance(value, int) or -(2**63) <= value < 2**63
 
 
-def _find_unstorable(value: Any, path: str, depth: int) -> None:
+def _find_unstorable(value: Any, path: str, depth: int, most: int = _MAX_DEPTH) -> None:
     """Raise InvalidAction, naming the first place that MongoDB cannot store."""
-    if depth > _MAX_DEPTH:
-        raise InvalidAction(f"nested deeper than {_MAX_DEPTH} levels at {path:.60}")
+    if depth > most:
+        raise InvalidAction(f"nested deeper than {most} levels at {path:.60}")
     if isinstance(value, dict):
         for key, item in value.items():
             if not isinstance(key, str) or "\0" in key:
                 raise InvalidAction(f"the key {key!r} at {path or 'the top'} is no usable text")
-            _find_unstorable(key, path, depth)
-            _find_unstorable(item, f"{path}.{key}" if path else key, depth + 1)
+            _find_unstorable(key, path, depth, most)
+            _find_unstorable(item, f"{path}.{key}" if path else key, depth + 1, most)
     elif isinstance(value, list):
         for position, item in enumerate(value):
-            _find_unstorable(item, f"{path}[{position}]", depth + 1)
+            _find_unstorable(item, f"{path}[{position}]", depth + 1, most)
     elif isinstance(value, int) and not -(2**63) <= value < 2**63:
         raise InvalidAction(f"{path} is an integer beyond 64 bits")
     elif isinstance(value, str) and not _encodable(value):

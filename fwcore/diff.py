@@ -5,7 +5,7 @@ A write names the fields that changed and no others, so that what somebody else 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from functools import lru_cache
 from math import isnan
 from typing import Any
@@ -16,8 +16,8 @@ Document = dict[str, Any]
 def update_between(old: Mapping[str, Any], new: Mapping[str, Any]) -> Document:
     """Return the MongoDB update (``$set``, ``$unset``) from ``old`` to ``new``; empty if they are equal.
 
-    Objects are entered, lists are set whole. A key that a MongoDB path cannot express (one with a dot, a
-    leading dollar, or empty: contract C15) makes the object around it be set whole.
+    Objects are entered, lists are set whole. Where a key that a MongoDB path cannot express (one with a dot, a
+    leading dollar, or empty: contract C15) has changed, the object around it is set whole.
     """
     changes: Document = {}
     removals: Document = {}
@@ -61,17 +61,20 @@ def _compare_members(
     changes: Document,
     removals: Document,
 ) -> None:
-    for key, after in new.items():
-        before = old.get(key, _ABSENT)
-        if before is after or same(before, after):
-            continue
-        if _enterable(before) and _enterable(after):
+    for key in _differing(old, new):
+        before, after = old.get(key, _ABSENT), new.get(key, _ABSENT)
+        if after is _ABSENT:
+            removals[prefix + key] = ""
+        elif _enterable(before, after):
             _compare_members(f"{prefix}{key}.", before, after, changes, removals)
         else:
             changes[prefix + key] = after
-    for key in old:
-        if key not in new:
-            removals[prefix + key] = ""
+
+
+def _differing(old: Mapping[str, Any], new: Mapping[str, Any]) -> Iterator[str]:
+    """Yield the keys whose values are not the same, then those that are gone."""
+    yield from (key for key, after in new.items() if not same(old.get(key, _ABSENT), after))
+    yield from (key for key in old if key not in new)
 
 
 def same(before: Any, after: Any) -> bool:
@@ -91,8 +94,9 @@ def same(before: Any, after: Any) -> bool:
     return bool(before == after)
 
 
-def _enterable(value: Any) -> bool:
-    return isinstance(value, dict) and all(map(_expressible, value))
+def _enterable(before: Any, after: Any) -> bool:
+    both = isinstance(before, dict) and isinstance(after, dict)
+    return both and all(map(_expressible, _differing(before, after)))
 
 
 @lru_cache(maxsize=4096)

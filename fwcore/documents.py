@@ -235,7 +235,7 @@ def _checked_links(source: Any, fireworks: Mapping[int, Any]) -> dict[int, list[
         children = value if isinstance(value, list) else [value]
         try:
             links[int(key)] = list(dict.fromkeys(int(child) for child in children))
-        except (TypeError, ValueError):
+        except (TypeError, ValueError, OverflowError):
             raise InvalidWorkflow(f"links.{key} is {value!r}, not fw_ids") from None
     unknown = {*links, *(child for children in links.values() for child in children)} - set(
         fireworks

@@ -46,7 +46,10 @@ class Draft:
         self._drawn = 0
         self._wholes: dict[int, tuple[list[Document], Document]] = {}
         self._owners: dict[int, list[int]] = {}
-        self._checked: dict[int, Document] = {}
+        #: {Firework: its action and what that appends}, once they were found to be good
+        self._checked: dict[int, tuple[Document, list[Growth]]] = {}
+        #: {launch: its action, as it is stored and whole}
+        self._normalized: dict[int, tuple[Document, Document]] = {}
         #: {Firework: its action, and what that makes of specs: {child: (before, after)}}
         self._given: dict[int, tuple[Document, dict[int, tuple[Document, Document]]]] = {}
         for fw_id, firework in world.fireworks.items():
@@ -166,7 +169,10 @@ class Draft:
         return dict(found) if found is not None else None
 
     def _whole(self, fw_id: int) -> Document:
-        """Return a Firework as its children are told about it: one object for all of them."""
+        """Return a Firework as its children are told about it: one object for all of them.
+
+        One that would be nested too deep is told in brief.
+        """
         firework = self.firework(fw_id)
         launches = [self.launch(number) for number in firework["launches"]]
         archived = [self.launch(number) for number in firework["archived_launches"]]
@@ -174,6 +180,8 @@ class Draft:
         known, whole = self._wholes.get(fw_id, ([], {}))
         if list(map(id, parts)) != list(map(id, known)):
             whole = firework_object(firework, launches, archived)
+            # Generations of failed parents lie in each other.
+            whole = whole if actions.tellable(whole) else self._brief(fw_id)
             self._wholes[fw_id] = parts, whole
         return whole
 
@@ -188,17 +196,19 @@ class Draft:
         flow = self.flow(fw_id)
         if fw_id in self.world.bursting:
             raise InvalidAction("a Firework that it adds would outgrow MongoDB's 16 MiB")
-        for growth in growths_of(action, fw_id):
-            for parent in growth.parents:
-                if parent not in flow.nodes:
-                    raise InvalidAction(f"Firework {parent} is not in the same workflow")
-            for parent in growth.detours:
-                self._check_detour(flow, parent, growth, action)
+        growths = growths_of(action, fw_id)
+        for parent in dict.fromkeys(parent for growth in growths for parent in growth.parents):
+            if self._flow_of.get(parent) is not flow:
+                raise InvalidAction(f"Firework {parent} is not in the same workflow")
+        detours = [growth for growth in growths if growth.detours]
+        if detours:
+            others = {parent for growth in detours for parent in growth.parents} - {fw_id}
+            self._check_detour(flow, fw_id, others, action)
+        for growth in growths:
             self._pulled_specs(growth, {fw_id: action})
-        self._checked[fw_id] = action
+        self._checked[fw_id] = action, growths
 
-    def _check_detour(self, flow: Flow, parent: int, growth: Growth, action: Document) -> None:
-        others = set(growth.parents) - {parent}
+    def _check_detour(self, flow: Flow, parent: int, others: set[int], action: Document) -> None:
         if others and (tangled := others & set(flow.descendants(parent))):
             raise InvalidAction(f"Firework {min(tangled)} would wait for itself")
         if action["defuse_children"]:
@@ -246,10 +256,11 @@ class Draft:
         launch = self._representative(fw_id) or {}
         action: Document = launch.get("action") or {}
         try:
-            if self._checked.get(fw_id) is not action:
+            checked, growths = self._checked.get(fw_id, (None, []))
+            if checked is not action:
                 action = self._stored_action(launch)
                 self.check_action(fw_id, action)
-            growths = growths_of(action, fw_id)
+                growths = self._checked[fw_id][1]
             specs = self._specs_after(fw_id, action)
         except InvalidAction as error:
             raise Defer(f"the action of Firework {fw_id} cannot be applied: {error}") from error
@@ -265,20 +276,15 @@ class Draft:
     def _grow(self, fw_id: int, growths: list[Growth], action: Document) -> list[int]:
         ids = self._draw(growths)
         born: list[int] = []
+        flow = self.flow(fw_id)
+        # The children that a detour is to hold back are those from before this action.
+        held = {parent: flow.children(parent) for growth in growths for parent in growth.detours}
         for growth in growths:
             specs = self._pulled_specs(growth, {fw_id: action})
-            flow = self.flow(fw_id)
             links = {ids[old]: [ids[child] for child in growth.links.get(old, [])] for old in specs}
-            # The children that a detour is to hold back are those from before this action.
-            held = {
-                child: None
-                for parent in growth.parents
-                if parent in growth.detours
-                for child in flow.children(parent)
-                if child not in born
-            }
+            waiting = dict.fromkeys(child for parent in growth.detours for child in held[parent])
             for leaf in growth.leaves:
-                links[ids[leaf]] = list(held)
+                links[ids[leaf]] = list(waiting)
             flow.add(links, growth.parents, [ids[root] for root in growth.roots])
             for old, spec in specs.items():
                 document = new_firework(growth.fireworks[old], ids[old], False, self.now)
@@ -320,7 +326,11 @@ class Draft:
         if "gridfs_id" in action:
             why = self.world.unread.get(launch["launch_id"], "it was not read")
             raise Defer(f"the action of launch {launch['launch_id']} cannot be read: {why}")
-        return actions.normalized(action)
+        known, whole = self._normalized.get(launch["launch_id"], (None, {}))
+        if known is not action:
+            whole = actions.normalized(action)
+            self._normalized[launch["launch_id"]] = action, whole
+        return whole
 
     def _defuse(self, fw_ids: list[int]) -> None:
         self._require(fw_ids)

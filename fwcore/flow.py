@@ -12,7 +12,9 @@ from fwcore.states import HELD, workflow_state
 
 Document = dict[str, Any]
 
-#: States written one by one at most where the whole is as small.
+#: What a workflow tells of each of its Fireworks.
+_BY_NODE = ("fw_states", "links", "parent_links")
+#: Of these, what is written one by one at most where the whole is as small.
 _MANY = 100
 
 
@@ -25,11 +27,17 @@ class Flow:
         self._links: dict[str, list[int]] = document["links"]
         self._parents: dict[str, list[int]] = document.get("parent_links", {})
         self._nodes: list[int] = document["nodes"]
+        self._added: list[int] = []
+        #: The lists of links that are copies already.
+        self._ours: set[int] = set()
         self._dated = False
 
     @property
     def nodes(self) -> list[int]:
         """The Fireworks in it."""
+        if self._added:
+            self._nodes = sorted([*self._nodes, *self._added])
+            self._added = []
         return self._nodes
 
     def children(self, fw_id: int) -> list[int]:
@@ -65,15 +73,23 @@ class Flow:
 
     def add(self, links: Mapping[int, list[int]], parents: Iterable[int], roots: list[int]) -> None:
         """Append Fireworks with their links below ``parents``; they are WAITING."""
-        self._links, self._parents = dict(self._links), dict(self._parents)
+        if self._links is self._old["links"]:
+            self._links, self._parents = dict(self._links), dict(self._parents)
         self._links.update((str(node), []) for node in links)
         edges = [(node, child) for node, children in links.items() for child in children]
         edges += [(parent, root) for parent in parents for root in roots]
         for parent, child in edges:
-            _append(self._links, parent, child)
-            _append(self._parents, child, parent)
-        self._nodes = sorted([*self._nodes, *links])
+            self._append(self._links, parent, child)
+            self._append(self._parents, child, parent)
+        self._added += links
         self._states.update((str(node), "WAITING") for node in links)
+
+    def _append(self, links: dict[str, list[int]], node: int, other: int) -> None:
+        found = links.get(str(node), [])
+        if id(found) not in self._ours:
+            found = links[str(node)] = list(found)
+            self._ours.add(id(found))
+        found.append(other)
 
     def fizzled(self) -> set[int]:
         """Return the Fireworks that are FIZZLED."""
@@ -81,13 +97,13 @@ class Flow:
 
     def changed(self) -> bool:
         """Return whether the states or the links are others than those that were read."""
-        return self._states != self._old["fw_states"] or self._nodes is not self._old["nodes"]
+        return self._states != self._old["fw_states"] or self.nodes is not self._old["nodes"]
 
     def update(self, tolerates: Callable[[int], bool], now: datetime) -> Document:
         """Return the MongoDB update that stores the workflow."""
         new = {
             **self._old,
-            "nodes": self._nodes,
+            "nodes": self.nodes,
             "links": self._links,
             "fw_states": self._states,
             "state": workflow_state(self._states, self._links, tolerates),
@@ -96,14 +112,16 @@ class Flow:
             new["updated_on"] = milliseconds(now)
         if "parent_links" in self._old or self._parents:
             new["parent_links"] = self._parents
-        return update_between({**self._old, "fw_states": self._known_states()}, new)
-
-    def _known_states(self) -> Mapping[str, str] | None:
-        """Return the states to compare with, or None where writing all of them is cheaper than most of them."""
-        before = self._old["fw_states"]
-        changed = sum(before.get(key) != state for key, state in self._states.items())
-        return None if changed > max(_MANY, len(before) // 2) else before
+        known = {key: _known(self._old.get(key), new[key]) for key in _BY_NODE if key in new}
+        return update_between({**self._old, **known}, new)
 
 
-def _append(links: dict[str, list[int]], node: int, other: int) -> None:
-    links[str(node)] = [*links.get(str(node), []), other]
+def _known(before: Mapping[str, Any] | None, after: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    """Return an object to compare with, or None where writing all of it is cheaper than most of it.
+
+    The server looks through the whole object for each path that leads into it.
+    """
+    if before is None or before is after:
+        return before
+    changed = sum(before.get(key) != value for key, value in after.items())
+    return None if changed > max(_MANY, len(before) // 2) else before

@@ -5,6 +5,7 @@ Facts: FireWorks 2.1.4, ``Workflow.append_wf`` and ``Workflow.apply_action``; co
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -51,7 +52,7 @@ def growths_of(action: Mapping[str, Any], fw_id: int) -> list[Growth]:
     """
     found = list(_growths(action, fw_id))
     numbers = [number for growth in found for number in growth.fireworks]
-    if repeated := {number for number in numbers if numbers.count(number) > 1}:
+    if repeated := {number for number, count in Counter(numbers).items() if count > 1}:
         raise InvalidAction(f"it adds several Fireworks with the same fw_id: {sorted(repeated)}")
     return found
 

@@ -40,6 +40,16 @@ def started(history: list[Document], report: Report) -> list[Document]:
     return history
 
 
+def last_sign(before: list[Document], after: list[Document]) -> Document:
+    """Return the filter that matches as long as the RUNNING entry of ``after`` is dated as it was ``before``."""
+    position = next((n for n, entry in enumerate(after) if entry["state"] == "RUNNING"), None)
+    if position is None:
+        return {}
+    known = before[position].get("updated_on") if position < len(before) else None
+    # Null would match: MongoDB looks for a field "1" in each entry, too.
+    return {f"state_history.{position}.updated_on": known or {"$exists": False}}
+
+
 def ended(history: list[Document], report: Report, now: datetime) -> list[Document]:
     """Return the history with its last entry; dates become BSON dates, as after any recovery."""
     completed = parse_time(report.completed_on) or parse_time(report.ping_time) or now

@@ -18,7 +18,7 @@ Fireworks a workflow.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any
 
@@ -72,12 +72,15 @@ def plan_heartbeat(launch: Document, report: Report) -> Write | None:
     """Return the write of a ping or a checkpoint of a RUNNING launch, None if it tells nothing new.
 
     What its tracked files hold is stored along with it; that alone is no news, for it changes with every byte.
+    It compares the last sign of life with the one that was read, for no lock keeps others from storing a later one.
     """
     history = histories.started(launch["state_history"], report)
     changed = {**launch, "state_history": history, **histories.derived_times(history)}
     if launch_write(launch, changed) is None:
         return None
-    return launch_write(launch, {**changed, **followed(launch, report)})
+    write = launch_write(launch, {**changed, **followed(launch, report)})
+    seen = histories.last_sign(launch["state_history"], history)
+    return write and replace(write, filter={**write.filter, **seen})
 
 
 def plan_heartbeats(world: World, reports: Iterable[Report]) -> Plan:

@@ -20,6 +20,8 @@ from fwcore.world import Missing, World, Write
 _OURS = re.compile("^fwagent:")
 #: Bytes of the largest document, less some for what else changes in it.
 _FULL = 16 * 1024 * 1024 - 64 * 1024
+#: Bytes of a document without a field.
+_EMPTY = 5
 #: Items of a list that are measured one by one.
 _PARENTS = 100
 #: Times that a change is planned anew when somebody else has overtaken it.
@@ -238,8 +240,27 @@ def _outgrown(world: World, plan: Planned) -> set[int]:
         if not grown:
             continue
         room = _FULL - sum(_size(value, sizes) for value in grown) - sum(map(len, changes))
-        found.update(fw_id for fw_id in reach(write) if world.sizes[fw_id] > room)
+        near = (fw_id for fw_id in reach(write) if world.sizes[fw_id] > room)
+        gone = [*changes, *write.update.get("$unset", {})]
+        found.update(
+            fw_id
+            for fw_id in near
+            if world.sizes[fw_id] - _freed(world.fireworks[fw_id], gone) > room
+        )
     return found
+
+
+def _freed(document: Mapping[str, Any], paths: Sequence[str]) -> int:
+    """Return the bytes of a document that lie at paths, none of which leads into another."""
+    size = 0
+    for path in paths:
+        place: Any = document
+        *parents, last = path.split(".")
+        for name in parents:
+            place = place.get(name, {}) if isinstance(place, Mapping) else {}
+        if isinstance(place, Mapping) and last in place:
+            size += len(bson.encode({last: place[last]})) - _EMPTY
+    return size
 
 
 def _size(value: Any, sizes: dict[int, int]) -> int:

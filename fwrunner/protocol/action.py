@@ -49,6 +49,8 @@ def _apply(spec: Document, verb: str, arguments: Any) -> None:
     if not isinstance(arguments, dict):
         if verb != "_unset" or not isinstance(arguments, list):
             raise InvalidAction(f"{verb} takes an object, not {type(arguments).__name__}")
+        if not all(isinstance(key, str) for key in arguments):
+            raise InvalidAction("_unset takes a list of keys")
         arguments = dict.fromkeys(arguments, "")
     for path, value in arguments.items():
         try:

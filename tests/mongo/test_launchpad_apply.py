@@ -203,6 +203,24 @@ def slow(db_uri, lp_name, wire):
     launchpad.close()
 
 
+@pytest.mark.parametrize("begun", [True, False])
+def test_a_heartbeat_does_not_overwrite_a_later_one_that_arrives_meanwhile(
+    slow, wire, lp, db, begun
+) -> None:
+    [claim] = stage(lp, add(lp, {"a": ""})["a"])
+    lp.apply([report(claim, "RUNNING")])
+    if not begun:
+        db.launches.update_one({}, {"$pop": {"state_history": 1}})
+    earlier, later = (
+        report(claim, "RUNNING")._replace(ping_time=f"2026-11-23T{hour}:00:00+00:00")
+        for hour in (13, 15)
+    )
+    wire.interrupt("update", "launches", lambda: lp.apply([later]))
+    slow.apply([earlier])
+    [_reserved, running] = db.launches.find_one()["state_history"]
+    assert running["updated_on"] == "2026-11-23T15:00:00+00:00"
+
+
 def test_what_many_reports_need_besides_is_read_at_once(slow, wire, lp):
     """Grandchildren are not read before a rule asks for them."""
     claims = []

@@ -87,6 +87,30 @@ def test_a_child_that_would_outgrow_a_document_fizzles_its_parent(lp, db) -> Non
     assert left(db) == (0, 0)
 
 
+@pytest.mark.parametrize(
+    ("given", "kept"),
+    [
+        ({"update_spec": {"large": "y" * 9 * MIB}}, {"large": "y" * 9 * MIB, "d": {"n": 1}}),
+        ({"mod_spec": [{"_set": {"d->n": "y" * 2 * MIB}}]}, {"d": {"n": "y" * 2 * MIB}}),
+        (
+            {"mod_spec": [{"_unset": ["large"]}, {"_set": {"d->n": "y" * 9 * MIB}}]},
+            {"d": {"n": "y" * 9 * MIB}, "large": None},
+        ),
+        ({"update_spec": {"a.b": 1}}, {"a.b": 1, "d": {"n": 1}}),
+    ],
+    ids=["replaced", "beside", "removed", "the whole spec"],
+)
+def test_what_is_replaced_or_removed_makes_room(lp, db, given, kept) -> None:
+    ids = add(lp, {"a": "b"}, {"b": {"large": "x" * 9 * MIB, "d": {"n": 1}}})
+    [claim] = stage(lp, ids["a"])
+    [outcome] = lp.apply([report(claim, **given)]).applied
+    assert outcome.state == "COMPLETED"
+    spec = db.fireworks.find_one({"fw_id": ids["b"]})["spec"]
+    del spec["_tasks"]
+    expected = {"large": "x" * 9 * MIB, **kept}
+    assert spec == {key: value for key, value in expected.items() if value is not None}
+
+
 def test_a_child_without_room_for_its_failed_parents_is_told_their_numbers(lp, db) -> None:
     large = {"large": "x" * 8 * MIB, "_allow_fizzled_parents": True}
     ids = add(lp, {"a": "bc"}, {"b": large, "c": {"_allow_fizzled_parents": True}})

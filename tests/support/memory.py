@@ -300,8 +300,22 @@ class Memory:
 
 
 def _matches(document: Document, query: Document) -> bool:
-    assert not any(isinstance(value, dict) for value in query.values()), "plain equality only"
-    return all(document.get(key) == value for key, value in query.items())
+    absent = {"$exists": False}
+    plain = all(value == absent for value in query.values() if isinstance(value, dict))
+    assert plain, "plain equality, or absence, only"
+    return all(
+        _at(document, key.split(".")) == (None if value == absent else value)
+        for key, value in query.items()
+    )
+
+
+def _at(place: Any, names: list[str]) -> Any:
+    for name in names:
+        if isinstance(place, list):
+            place = place[int(name)] if int(name) < len(place) else None
+        else:
+            place = place.get(name) if isinstance(place, dict) else None
+    return place
 
 
 def report(launch_id: int, state: str = "RUNNING", **action: Any) -> Report:

@@ -89,6 +89,8 @@ def test_rename_moves_the_value() -> None:
         ({"$set": {"n": 1}}, "'$set' is not a modifier; known are _add_to_set, _inc"),
         (["_set"], "a modifier is an object, not list"),
         (None, "a modifier is an object, not NoneType"),
+        ({"_unset": [["n"]]}, "_unset takes a list of keys"),
+        ({"_unset": ["n", 5]}, "_unset takes a list of keys"),
         ({"_rename": {"n": 5}}, "the new name is not a text"),
     ],
 )
@@ -204,6 +206,39 @@ def test_storable(value, answer) -> None:
     assert storable(value) is answer
 
 
+@pytest.mark.parametrize(
+    ("modifiers", "said"),
+    [
+        ([{"_set": {"->".join("a" * 100): 1}}], "nested deeper than 99 levels at a.a.a."),
+        ([{"_set": {"->".join("a" * 5000): 1}}], "nested deeper than 99 levels at a.a.a."),
+        ([{"_set": {"->".join("a" * 30): nested(80)}}], "nested deeper than 99 levels at a.a.a."),
+        ([{"_push": {"l": nested(99)}}], "nested deeper than 99 levels at l[0].a."),
+        ([{"_inc": {"n": 1}}], "n is an integer beyond 64 bits"),
+        ([{"_inc": {"d->n": -2}}], "d.n is an integer beyond 64 bits"),
+        ([{"_rename": {"n": "x\0y"}}], "the key 'x\\x00y' at the top is no usable text"),
+        ([{"_rename": {"none": "\0"}}], "at the top is no usable text"),
+        ([{"_rename": {"n": "\ud800"}}], "half a surrogate pair"),
+    ],
+)
+def test_a_spec_that_cannot_be_stored_names_the_place(modifiers, said) -> None:
+    before = {"_tasks": [T1], "l": [], "n": 2**63 - 1, "d": {"n": -(2**63)}, "none": None}
+    with pytest.raises(InvalidAction) as caught:
+        modified(before, {"update_spec": {}, "mod_spec": modifiers})
+    assert said in str(caught.value)
+    assert str(caught.value).encode("utf-8")
+
+
+def test_a_spec_may_be_nested_as_deep_as_a_firework_may() -> None:
+    path = "->".join("a" * 99)
+    assert modified({}, normalized({"mod_spec": [{"_set": {path: 1}}]})) == nested(99)
+
+
+def test_what_an_action_leaves_alone_is_stored_already() -> None:
+    before = {"_tasks": [T1], "deep": nested(150), "n": 1}
+    after = modified(before, normalized({"mod_spec": [{"_inc": {"n": 1}}]}))
+    assert after == {**before, "n": 2}
+
+
 T1, T2, T3 = ({"_fw_name": "ScriptTask", "script": str(number)} for number in (1, 2, 3))
 
 
@@ -226,6 +261,16 @@ def test_tasks_are_altered_but_not_replaced(action, tasks) -> None:
     changed = modified(before, normalized(action))
     assert changed["_tasks"] == tasks
     assert before == {"_tasks": [T1], "x": 5}
+
+
+@pytest.mark.parametrize("modifier", [{"_inc": {"_tasks": 5}}, {"_push_all": {"_tasks": {}}}])
+def test_a_spec_without_tasks_does_not_get_what_is_none(modifier) -> None:
+    with pytest.raises(InvalidAction, match="no task"):
+        modified({}, normalized({"mod_spec": [modifier]}))
+
+
+def test_a_modifier_that_does_nothing_needs_no_tasks() -> None:
+    assert modified({"x": 1}, normalized({"mod_spec": [{"_pull": {"_tasks": 1}}]})) == {"x": 1}
 
 
 @pytest.mark.parametrize("junk", [5, {}, {"script": "true"}])

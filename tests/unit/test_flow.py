@@ -110,6 +110,19 @@ def test_a_chain_between_a_firework_and_its_children() -> None:
     assert new["name"] == before["name"]
 
 
+@pytest.mark.parametrize("count", [30, 300])
+def test_what_is_added_is_written_one_by_one_where_it_is_little(count) -> None:
+    document = stored({"a": "b", "b": ""})
+    flow = Flow(document)
+    new = [*range(11, 11 + count)]
+    flow.add({node: [] for node in new}, [1], new)
+    written = {path for path in flow.update(intolerant, NOW)["$set"] if path != "nodes"}
+    single = {f"{key}.{node}" for key in ("links", "parent_links", "fw_states") for node in new}
+    whole = {"links", "parent_links", "fw_states"}
+    assert written - {"updated_on"} == (single | {"links.1"} if count == 30 else whole)
+    assert after(document, flow)["links"] == {"1": [2, *new], "2": [], **{str(n): [] for n in new}}
+
+
 def test_below_several_fireworks_at_once() -> None:
     document = stored({"a": "", "b": ""})
     flow = Flow(document)

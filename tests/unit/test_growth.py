@@ -1,6 +1,7 @@
 """Actions that add Fireworks: what they may hold, and the workflow that comes of them."""
 
 import copy
+from time import process_time
 from typing import Any
 
 import pytest
@@ -8,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fwcore.growth import count_added, growths_of, new_ids
+from fwcore.plan import plan_reports
 from fwcore.states import HELD
 from fwrunner.protocol.action import InvalidAction
 from tests.support.memory import TASKS, Memory, report
@@ -126,6 +128,14 @@ def test_nothing_is_added_by_most_actions() -> None:
 REFUSED: dict[str, tuple[Document, str]] = {
     "positive": ({"additions": [fw(5)]}, "additions: new Fireworks need negative fw_ids, not 5"),
     "zero": ({"detours": wf({-1: [0], 0: []})}, "detours: new .* negative fw_ids, not 0"),
+    "endless links": (
+        {"additions": {"fws": [fw(-1)], "links": {"-1": float("inf")}}},
+        r"additions: links.-1 is inf, not fw_ids",
+    ),
+    "links that are no numbers": (
+        {"additions": {"fws": [fw(-1)], "links": {"-1": [float("nan")]}}},
+        r"additions: links.-1 is \[nan\], not fw_ids",
+    ),
     "repeated in two parts": (
         {"detours": [fw(-1)], "additions": [fw(-1)]},
         r"the same fw_id: \[-1\]",
@@ -626,3 +636,27 @@ def test_a_new_firework_that_is_held_keeps_its_date(memory, source, updated_on) 
     new = by_name(memory, "new")
     assert new["state"] == "PAUSED"
     assert new["updated_on"] == (updated_on or memory.firework(ids["a"])["updated_on"])
+
+
+# ------------------------------------------------------------------------------------------- cost
+
+
+def cost(key: str, count: int) -> float:
+    """Return the processor time, in seconds, of planning an action that adds Fireworks one by one."""
+    memory = Memory()
+    launch_id = memory.reserve(memory.add({"a": "b"})["a"])
+    world = memory.world()
+    world.new_ids += range(1000, 1000 + count)
+    new = [fw(-number) for number in range(1, count + 1)]
+    if key == "append_wfs":
+        new = [appended(source, detour=True)[0] for source in new]
+    begin = process_time()
+    plan = plan_reports(world, [report(launch_id, "COMPLETED", **{key: new})], memory.now)
+    assert len(plan.grown) == count
+    return process_time() - begin
+
+
+@pytest.mark.parametrize("key", ["additions", "detours", "append_wfs"])
+def test_the_cost_of_a_plan_is_linear_in_what_it_adds(key) -> None:
+    few, many = (min(cost(key, count) for _ in range(3)) for count in (400, 4000))
+    assert many < 20 * few

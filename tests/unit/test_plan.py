@@ -2,12 +2,14 @@
 
 import copy
 import json
+import math
 from datetime import datetime, timedelta
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from fwcore.action import storable
 from fwcore.plan import (
     is_heartbeat,
     plan_cancel,
@@ -145,6 +147,20 @@ def test_what_a_child_was_told_about_failed_parents_is_never_replaced(memory) ->
     memory.complete(ids["a"], "FIZZLED")
     assert memory.states(ids)["b"] == "READY"
     assert memory.firework(ids["b"])["spec"]["_fizzled_parents"] == ["mine"]
+
+
+def test_generations_of_failed_parents_do_not_nest_without_end(memory) -> None:
+    deep: object = 1
+    for _ in range(85):
+        deep = {"a": deep}
+    links = {"a": "b", "b": "c", "c": "d", "d": "e", "e": "f", "f": "g"}
+    ids = memory.add(links, {**dict.fromkeys("bcdefg", TOLERANT), "a": {"deep": deep}})
+    for name in "abcdef":
+        memory.complete(ids[name], "FIZZLED")
+    told = {name: memory.firework(ids[name])["spec"]["_fizzled_parents"][0] for name in "bcdefg"}
+    assert told["f"] == {"fw_id": ids["e"], "name": "e", "state": "FIZZLED"}
+    assert all(told[name]["launches"] for name in "bcdeg"), "all that can be is told whole"
+    assert all(storable(memory.firework(fw_id), 100) for fw_id in ids.values())
 
 
 def test_the_action_of_a_failed_launch_is_stored_and_not_applied(memory) -> None:
@@ -538,10 +554,38 @@ def test_a_heartbeat_writes_what_is_new_and_needs_no_lock(memory, fields, change
         return
     assert write is not None
     assert write.collection == "launches"
-    assert write.filter == {"launch_id": launch, "state": "RUNNING"}
+    seen = memory.launch(launch)["state_history"][1]["updated_on"]
+    assert write.filter == {
+        "launch_id": launch,
+        "state": "RUNNING",
+        "state_history.1.updated_on": seen,
+    }
     assert write.update == {"$set": changes}
     memory.execute([write])
     assert plan_heartbeat(memory.launch(launch), beat(launch, **fields)) is None
+
+
+def test_a_late_heartbeat_does_not_overwrite_a_later_sign_of_life(memory) -> None:
+    launch = memory.run(memory.add({"a": ""})["a"])
+    earlier, later = (
+        plan_heartbeat(memory.launch(launch), beat(launch, ping_time=f"2026-11-23T{hour}:00:00Z"))
+        for hour in (13, 15)
+    )
+    memory.execute([later, earlier])
+    assert memory.launch(launch)["state_history"][1]["updated_on"] == "2026-11-23T15:00:00+00:00"
+
+
+def test_the_first_sign_of_life_is_stored_where_there_was_none(memory) -> None:
+    launch = memory.run(memory.add({"a": ""})["a"])
+    del memory.launch(launch)["state_history"][1]
+    write = plan_heartbeat(memory.launch(launch), beat(launch))
+    assert write is not None
+    assert write.filter["state_history.1.updated_on"] == {"$exists": False}
+    memory.execute([write, write])
+    assert [entry["state"] for entry in memory.launch(launch)["state_history"]] == [
+        "RESERVED",
+        "RUNNING",
+    ]
 
 
 def test_a_batch_of_heartbeats_takes_the_latest_of_each_launch(memory) -> None:
@@ -871,3 +915,91 @@ def test_the_update_of_a_launch_is_what_changed(memory) -> None:
 def test_a_world_is_empty_by_default() -> None:
     plan = plan_reports(World(), [report(1, "COMPLETED")], NOW)
     assert reasons(plan.ignored) == {1: "the launch is not in this database"}
+
+
+# -------------------------------------------------------------------------------- any JSON at all
+
+ODD_NAMES = st.sampled_from(
+    ["a", "n", "l", "_tasks", "a->b", "n->x", "", "a.b", "$x", "fw_id", "-1"]
+)
+ODD_NUMBERS = st.sampled_from([0, 1, -1, 2, 2**63 - 1, 0.5, math.inf, math.nan])
+ODD_TEXTS = st.sampled_from(
+    ["", "a", "-1", "COMPLETED", "n", "\0", "2026-11-23T12:00:00", "9" * 5000]
+)
+ODD = st.recursive(
+    st.none() | st.booleans() | ODD_NUMBERS | ODD_TEXTS,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(ODD_NAMES, inner, max_size=3),
+    max_leaves=6,
+)
+ODD_TASKS = st.just([{"_fw_name": "ScriptTask", "script": "true"}]) | ODD
+
+
+def _objects(values, *, whole: bool = False):
+    """Objects with keys that mean something, whose values mostly do, too."""
+    members = {key: value | ODD for key, value in values.items()}
+    return st.fixed_dictionaries(members) if whole else st.fixed_dictionaries({}, optional=members)
+
+
+NEW_IDS = st.sampled_from([-1, -2, -3, -(2**63), 1, True])
+NEW_FIREWORKS = _objects(
+    {
+        "fw_id": NEW_IDS,
+        "spec": st.fixed_dictionaries({"_tasks": ODD_TASKS, "_allow_fizzled_parents": ODD}),
+        "state": st.sampled_from(["WAITING", "COMPLETED", "FIZZLED", "PAUSED", "RUNNING"]),
+        "created_on": ODD_TEXTS,
+        "name": ODD,
+    },
+)
+LINKS = st.dictionaries(
+    st.sampled_from(["-1", "-2", "x", "9" * 5000]),
+    st.lists(NEW_IDS | ODD_NUMBERS, max_size=2) | ODD,
+)
+NEW = NEW_FIREWORKS | _objects(
+    {"fws": st.lists(NEW_FIREWORKS | ODD, max_size=3), "links": LINKS, "metadata": ODD}, whole=True
+)
+APPENDED = _objects(
+    {"workflow": NEW, "parents": st.lists(st.sampled_from([1, 2, 3, 9]) | ODD), "detour": ODD}
+)
+MODIFIERS = _objects(
+    {
+        verb: st.dictionaries(ODD_NAMES, ODD, max_size=2) | st.lists(ODD_NAMES | ODD, max_size=2)
+        for verb in (
+            *("_set", "_unset", "_push", "_push_all", "_inc", "_rename"),
+            *("_add_to_set", "_pull", "_pull_all", "_pop"),
+        )
+    }
+)
+ODD_ACTIONS = _objects(
+    {
+        "stored_data": st.dictionaries(ODD_NAMES, ODD, max_size=2),
+        "update_spec": st.dictionaries(ODD_NAMES, ODD, max_size=2),
+        "mod_spec": st.lists(MODIFIERS | ODD, max_size=3),
+        "additions": st.lists(NEW | ODD, max_size=2),
+        "detours": st.lists(NEW | ODD, max_size=2),
+        "append_wfs": st.lists(APPENDED | ODD, max_size=2),
+        "defuse_children": st.booleans(),
+        "defuse_workflow": st.booleans(),
+        "propagate": st.booleans(),
+        "exit": st.booleans(),
+    }
+)
+
+
+@settings(max_examples=200, deadline=None)
+@given(ODD_ACTIONS, st.sampled_from(["COMPLETED", "FIZZLED"]))
+@example({"mod_spec": [{"_unset": [["a"]]}]}, "COMPLETED")
+@example({"mod_spec": [{"_inc": {"n": 1}}]}, "COMPLETED")
+@example(
+    {"additions": {"fws": [{"fw_id": -1, "spec": {"_tasks": []}}], "links": {"-1": math.inf}}},
+    "COMPLETED",
+)
+def test_whatever_an_action_holds_a_plan_comes_of_it_that_can_be_stored(action, state) -> None:
+    memory = Memory()
+    ids = memory.add({"a": "bc", "b": "d", "c": "d"}, {"b": {"n": 2**63 - 1, "l": [1], "a": {}}})
+    other = memory.add({"x": "y"})
+    first, second = memory.reserve(ids["a"]), memory.reserve(other["x"])
+    plan = memory.apply(report(first, state, **action), report(second, "COMPLETED"))
+    assert [outcome.launch_id for outcome in plan.applied] == [first, second]
+    assert memory.states(other) == {"x": "COMPLETED", "y": "READY"}
+    for documents in memory.collections.values():
+        assert all(storable(document, 100) for document in documents)
