@@ -10,7 +10,7 @@ from typing import Any, Protocol, TypeVar
 import bson
 
 from fwcore.launchpad.journal import IsGone, encoded, session_of
-from fwcore.launchpad.reading import WHOLE
+from fwcore.launchpad.reading import WHOLE, members_of, misread
 from fwcore.launchpad.writing import Writing, merged, reach
 from fwcore.world import Missing, World, Write
 
@@ -51,21 +51,30 @@ class Session(Writing):
                 {"$set": {"locked": token}},
             )
             for workflow in self._db.workflows.find(members, batch_size=WHOLE):
-                if workflow.get("locked") == token:
-                    world.workflows.append(self._whole_workflow(workflow))
-                else:
-                    reason = f"the workflow is locked by {holder_of(workflow.get('locked'))}"
-                    world.refused.update(dict.fromkeys(workflow["nodes"], reason))
+                self._take_in(world, workflow, token)
             self._check_in_force()
             yield token, world
         finally:
             freed = self._freed.pop(token, 0)
             if token in self._half_done:
                 pass  # it is finished later
-            elif world.workflows and freed == len(world.workflows):
+            elif freed and freed == len(world.workflows) and not world.damaged:
                 self._open.discard(token)
             else:
                 self._unlock(token, members)
+
+    def _take_in(self, world: World, workflow: dict[str, Any], token: str) -> None:
+        """Add a workflow to a World, or the reason why it may not be changed."""
+        if workflow.get("locked") != token:
+            reason = f"the workflow is locked by {holder_of(workflow.get('locked'))}"
+            world.refused.update(dict.fromkeys(members_of(workflow), reason))
+            return
+        try:
+            world.workflows.append(self._whole_workflow(workflow, token))
+        except (AttributeError, TypeError, ValueError) as error:
+            reason = misread(error)
+            world.refused.update(dict.fromkeys(members_of(workflow), reason))
+            world.damaged.update(dict.fromkeys(members_of(workflow), reason))
 
     def _unlock(self, token: str, members: Mapping[str, Any]) -> None:
         self._db.workflows.update_many({**members, "locked": token}, {"$unset": {"locked": ""}})
