@@ -57,6 +57,11 @@ class WayOut:
             raise
         self._launchpad.settle()
 
+    def tell_passed_over(self, result: Result) -> None:
+        """Note the Fireworks that the last claim could not understand, as far as it got to see any."""
+        for fw_id, reason in self._launchpad.passed_over.items():
+            result.defer(None, fw_id, f"Firework {fw_id} cannot be launched: {reason}")
+
     def _stage(self, claims: list[Claim], outbox: Path, result: Result) -> list[tuple[Claim, Path]]:
         staged = []
         for claim in claims:

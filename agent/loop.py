@@ -194,6 +194,7 @@ class Agent:
                     self._parts.launchpad.prepare()
             self._look(due, touched, result)
             self._launch(due, result)
+            self._parts.way_out.tell_passed_over(result)
             done = True
         finally:
             if not done:

@@ -13,12 +13,15 @@ from agent.health import read_status
 from agent.lease import is_gone
 from agent.locks import seen
 from fwcore.errors import DatabaseRefused, DatabaseUnreachable
+from fwcore.launchpad.records import Refusal
 from fwcore.states import RANKS
 
 #: Seconds that `status` waits for the database.
 _TIMEOUT = 3.0
 #: Locks that are shown to people.
 _LOCKS = 5
+#: Refused writes whose reasons are told.
+_REFUSED = 5
 
 
 def collect(config: Config) -> dict[str, Any]:
@@ -28,7 +31,9 @@ def collect(config: Config) -> dict[str, Any]:
     ``database`` {``where``, ``reachable``, ``error``, ``down_since``}; ``fireworks`` {state: count} and
     ``launches`` {``open``, ``RESERVED``, ``RUNNING``}, null when the database is down; ``backlog``
     {``reports``, ``oldest_seconds``}; ``locks``, those that nobody is known to hold, as in ``agent.locks.seen``, null
-    when the database is down; ``counts`` since the agent's start; ``last_error``.
+    when the database is down; ``refused`` {``count``, ``newest``: at most 5 of {``collection``, ``id``,
+    ``reason``, ``on``}}, writes that the server will never take, null when the database is down; ``counts`` since
+    the agent's start; ``last_error``.
     """
     told = read_status(config.private) or {}
     worker = config.fworker().name
@@ -46,6 +51,7 @@ def collect(config: Config) -> dict[str, Any]:
         "launches": None,
         "backlog": _backlog(config),
         "locks": None,
+        "refused": None,
         "counts": {key: told.get(key, 0) for key in ("passes", "applied", "submitted", "deferred")},
         "last_error": {"title": told.get("last_error"), "on": told.get("last_error_on")},
     }
@@ -55,6 +61,7 @@ def collect(config: Config) -> dict[str, Any]:
         open_launches = len(launchpad.open_launches(worker))
         document["launches"] = {"open": open_launches, **launchpad.active_count(worker)}
         document["locks"] = seen(launchpad.locks(is_gone=is_gone), told.get("locks") or [])
+        document["refused"] = _refused(*launchpad.refused(_REFUSED))
     except (DatabaseUnreachable, DatabaseRefused) as error:
         document["database"].update(reachable=False, error=error.title)
     else:
@@ -70,6 +77,19 @@ def collect(config: Config) -> dict[str, Any]:
     finally:
         launchpad.close()
     return document
+
+
+def _refused(count: int, newest: list[Refusal]) -> dict[str, Any]:
+    rows = [
+        {
+            "collection": each.collection,
+            "id": each.number,
+            "reason": each.reason,
+            "on": each.on.isoformat() if each.on else None,
+        }
+        for each in newest
+    ]
+    return {"count": count, "newest": rows}
 
 
 def _agent(told: dict[str, Any]) -> dict[str, Any]:
@@ -139,10 +159,9 @@ def lines(document: dict[str, Any]) -> list[str]:
     )
     found.append(f"backlog    {waiting}")
     found += _lock_lines(document["locks"] or [])
+    found += _refused_lines(document["refused"] or {"count": 0, "newest": []})
     if deferred := document["counts"]["deferred"]:
-        found.append(
-            f"deferred   {deferred}, looked at again and again; `fwagent recover` says why"
-        )
+        found.append(f"deferred   {deferred}, looked at again and again; the agent's log says why")
     if document["last_error"]["title"]:
         found.append(
             f"last error {document['last_error']['title']} ({document['last_error']['on']})"
@@ -161,6 +180,16 @@ def _lock_lines(locks: list[dict[str, Any]]) -> list[str]:
         found.append(f"           {lock['why']}{todo}")
     if len(locks) > _LOCKS:
         found.append(f"           ... and {len(locks) - _LOCKS} more (--json shows all)")
+    return found
+
+
+def _refused_lines(refused: dict[str, Any]) -> list[str]:
+    if not refused["count"]:
+        return []
+    found = [f"refused    {refused['count']} writes that the database will never take; the newest:"]
+    for entry in refused["newest"]:
+        what = f"{entry['collection']} {entry['id']}"
+        found.append(f"           {what}: {' '.join(entry['reason'].split())}")
     return found
 
 

@@ -40,8 +40,9 @@ class World:
     ``workflows`` are the locked ones, keyed by nothing; ``fireworks``, ``launches`` are keyed by their
     ids; ``runs`` holds the offline runs of each launch; ``tolerant`` tells of Fireworks that were not
     read whole whether they have ``_allow_fizzled_parents``; ``refused`` tells for a Firework whose
-    workflow is not locked by us the reason; ``gone`` is what was looked for and does not exist;
-    ``new_ids`` are ids that nobody else will use, for Fireworks that actions add; ``full`` are Fireworks
+    workflow is not locked by us, or is damaged, the reason, ``damaged`` the same of the latter only; ``gone``
+    is what was looked for and does not exist; ``new_ids`` are ids that nobody else will use, for Fireworks
+    that actions add; ``full`` are Fireworks
     whose spec cannot grow by what the batch would add to it; ``bursting`` are those whose actions add a
     Firework that fits into no document; ``unread`` tells for a launch whose action is in GridFS and cannot be
     read from there the reason: its ``action`` is then the reference, ``{"gridfs_id": ...}``; ``owners`` tells
@@ -55,6 +56,7 @@ class World:
     runs: dict[int, list[Document]] = field(default_factory=dict)
     tolerant: dict[int, bool] = field(default_factory=dict)
     refused: dict[int, str] = field(default_factory=dict)
+    damaged: dict[int, str] = field(default_factory=dict)
     gone: Missing = field(default_factory=Missing)
     new_ids: list[int] = field(default_factory=list)
     full: set[int] = field(default_factory=set)

@@ -54,6 +54,7 @@ def sync(ctx: typer.Context, config: ConfigOption = None, as_json: JsonOption = 
 
     Does nothing (exit status 3) while an agent serves this worker.
     """
+    from agent.lease import is_gone
     from agent.results import Result
 
     result = Result()
@@ -62,8 +63,10 @@ def sync(ctx: typer.Context, config: ConfigOption = None, as_json: JsonOption = 
             result.deferred.append({"launch_id": None, "fw_id": None, "reason": other_agent})
         else:
             worker = parts.config.fworker().name
+            parts.launchpad.resume(is_gone)
             parts.way_back.recover(parts.way_back.places(worker), result)
             parts.way_out.launch(parts.way_out.capacity(), result)
+            parts.way_out.tell_passed_over(result)
             parts.queue.tend()
     _finish(result, as_json)
 
@@ -92,10 +95,12 @@ def recover(
     May be run at any time, also beside a running agent. Nothing is ever FIZZLED because a file is missing,
     empty or half-written: it is looked at again the next time (exit status 3).
     """
+    from agent.lease import is_gone
     from agent.results import Result
 
     result = Result()
     with _parts(ctx, config) as parts:
+        parts.launchpad.resume(is_gone)
         for file in rescue or []:
             parts.way_back.recover_file(file, result)
         if rescue:
@@ -123,15 +128,18 @@ def launch(
 
     With -i these Fireworks, whatever their category; they must be READY.
     """
+    from agent.lease import is_gone
     from agent.results import FAILED, Result
 
     result = Result()
     with _parts(ctx, config) as parts:
+        parts.launchpad.resume(is_gone)
         wanted = n if n is not None else (len(fw_id) if fw_id else None)
         capacity = wanted if stage_only and wanted else parts.way_out.capacity()
         parts.way_out.launch(
             min(capacity, wanted or capacity), result, fw_ids=fw_id, stage_only=stage_only
         )
+        parts.way_out.tell_passed_over(result)
         refused = _explain_refused(parts, fw_id or [], result)
     _finish(result, as_json, FAILED if refused else None)
 

@@ -6,16 +6,17 @@ from collections.abc import Callable, Iterable, Sequence
 from datetime import datetime
 from functools import partial
 
+from fwcore.launchpad.isolation import Isolating
 from fwcore.launchpad.reading import WHOLE
 from fwcore.launchpad.records import BATCH, Changed, Forgotten
-from fwcore.launchpad.session import Session, batches
-from fwcore.rerun import Changes, Recovery, plan_defuse, plan_rerun
+from fwcore.launchpad.session import batches
+from fwcore.rerun import Change, Changes, Recovery, plan_defuse, plan_rerun
 from fwcore.world import World
 
 _Make = Callable[[World, Sequence[int], datetime], Changes]
 
 
-class Changing(Session):
+class Changing(Isolating):
     """Changes the course of workflows."""
 
     def rerun(
@@ -31,7 +32,8 @@ class Changing(Session):
         so. With ``recovery`` they go on from their last checkpoint; one that has none is skipped, with the
         reason. With ``duplicates`` Fireworks that share a launch (``_dupefinder``) are rerun together. The
         open offline runs of archived launches are retired; jobs are not cancelled. Skipped are DEFUSED,
-        ARCHIVED, WAITING and unknown Fireworks, deferred those in workflows that somebody else has locked.
+        ARCHIVED, WAITING and unknown Fireworks, deferred those in workflows that somebody else has locked or that
+        are damaged.
         """
         make = partial(plan_rerun, recovery=recovery, duplicates=duplicates)
         return self._change(fw_ids, make, duplicates)
@@ -41,7 +43,7 @@ class Changing(Session):
 
         RESERVED, RUNNING and COMPLETED ones are rerun before, with all that this means; the launches of others
         stay as they are. ``duplicates`` are rerun, but not defused. Skipped are DEFUSED, ARCHIVED and unknown
-        Fireworks, deferred those in workflows that somebody else has locked.
+        Fireworks, deferred those in workflows that somebody else has locked or that are damaged.
         """
         return self._change(fw_ids, partial(plan_defuse, duplicates=duplicates), duplicates)
 
@@ -66,13 +68,19 @@ class Changing(Session):
         result = Changed()
         with self._reaching():
             for batch in batches(list(dict.fromkeys(fw_ids)), BATCH):
-                result.extend(self._again(partial(self._change_batch, batch, make, duplicates)))
+                self._in_parts(
+                    batch,
+                    lambda part: result.extend(
+                        self._again(partial(self._change_some, part, make, duplicates))
+                    ),
+                    lambda fw_id, reason: result.deferred.append(Change(fw_id, reason=reason)),
+                )
         return result
 
-    def _change_batch(self, batch: list[int], make: _Make, duplicates: bool) -> Changes:
-        concerned = [*batch, *(self._duplicates_of(batch) if duplicates else ())]
+    def _change_some(self, fw_ids: list[int], make: _Make, duplicates: bool) -> Changes:
+        concerned = [*fw_ids, *(self._duplicates_of(fw_ids) if duplicates else ())]
         with self._locked(concerned) as (token, world):
-            plan = self._planned(world, partial(make, world, batch, self._clock()))
+            plan = self._planned(world, partial(make, world, fw_ids, self._clock()))
             self._commit(plan, token)
             return plan
 
@@ -80,5 +88,5 @@ class Changing(Session):
         """Return the Fireworks that share a launch with one that looks for duplicates, itself included."""
         query = {"fw_id": {"$in": fw_ids}, "spec._dupefinder": {"$exists": True}}
         finders = self._db.fireworks.find(query, {"launches": 1}, batch_size=WHOLE)
-        launches = [number for finder in finders for number in finder.get("launches", [])]
+        launches = [number for finder in finders for number in finder.get("launches") or ()]
         return self._owners(launches) if launches else []

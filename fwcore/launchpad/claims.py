@@ -8,17 +8,19 @@ from contextlib import suppress
 from datetime import datetime
 from functools import partial
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import bson
 from pymongo import ASCENDING, DESCENDING, UpdateOne
 
 from fwcore import documents
+from fwcore.launchpad.isolation import Isolating
 from fwcore.launchpad.journal import Overtaken
-from fwcore.launchpad.reading import WHOLE
+from fwcore.launchpad.reading import WHOLE, is_id
 from fwcore.launchpad.records import BATCH, Applied, Claim, PlaceLaunch
-from fwcore.launchpad.session import Session, batches
-from fwcore.plan import Plan, plan_cancel, plan_claim, plan_share
+from fwcore.launchpad.session import batches
+from fwcore.plan import Outcome, Plan, plan_cancel, plan_claim, plan_share
 from fwcore.worker import Worker
 from fwcore.world import World
 
@@ -26,7 +28,7 @@ Document = dict[str, Any]
 
 #: What a claim needs to know of a Firework before it is its own.
 _SEEN = (
-    *("fw_id", "name", "updated_on"),
+    *("fw_id", "name", "updated_on", "launches", "archived_launches"),
     *("spec._trackers", "spec._launch_dir", "spec._dupefinder"),
 )
 #: Names of FireWorks' own duplicate finder. Others are code of the user, which is not run here.
@@ -39,8 +41,12 @@ _EXACT = frozenset(
 )
 
 
-class Claims(Session):
+class Claims(Isolating):
     """Reserves Fireworks."""
+
+    #: {fw_id: why} of the READY Fireworks that the last claim has passed over because they, or their workflows,
+    #: are damaged. Each claim looks at them again.
+    passed_over: Mapping[int, str] = MappingProxyType({})
 
     def claim(
         self,
@@ -55,15 +61,22 @@ class Claims(Session):
 
         With ``fw_ids`` only those, without regard to category and query, as `qlaunch -f`. ``place``
         gives each its launch directory (default: the current one). Fireworks whose workflow somebody
-        else has locked are passed over. One with a ``_dupefinder`` whose spec is that of a Firework
-        with launches is not reserved, but shares these (FireWorks 2.1.4, ``_steal_launches``). With
+        else has locked are passed over, and so are damaged ones, which ``passed_over`` tells. One with a
+        ``_dupefinder`` whose spec is that of a Firework with launches is not reserved, but shares
+        these (FireWorks 2.1.4, ``_steal_launches``). With
         ``hold`` the claim is taken back if this process dies before ``settle``. The offline run is
         opened later, by ``open_runs``, once the files are there: `lpad recover_offline` FIZZLES a run
         whose files it does not find.
         """
         claims: list[Claim] = []
-        tried: list[int] = []
+        tried: list[Any] = []
+        self.passed_over = {}
         held_before = set(self._held)
+        placed = place or (lambda _firework, _id: str(Path.cwd()))
+
+        def reserve(found: list[Document]) -> None:
+            claims.extend(self._reserve(worker, found, placed))
+
         try:
             with self._reaching():
                 self._finish_own()
@@ -71,11 +84,12 @@ class Claims(Session):
                     found = self._candidates(worker, n - len(claims), fw_ids, tried)
                     if not found:
                         break
-                    unique, later = self._unique(found)
-                    tried += [found_["fw_id"] for found_ in found if found_["fw_id"] not in later]
-                    where = place or (lambda _firework, _id: str(Path.cwd()))
-                    with suppress(Overtaken):  # none of them is reserved
-                        claims += self._reserve(worker, unique, where)
+                    sound = [firework for firework in found if self._is_sound(firework)]
+                    unique, later = self._unique(sound)
+                    numbers = [seen.get("fw_id") for seen in found]
+                    tried += [each for each in numbers if not is_id(each) or each not in later]
+                    with suppress(Overtaken):  # those are not reserved
+                        self._in_parts(unique, reserve, self._pass_over)
             if not hold:
                 self.settle()
         except BaseException:
@@ -87,6 +101,16 @@ class Claims(Session):
             self._held -= untold
             raise
         return claims
+
+    def _pass_over(self, seen: Document, reason: str) -> None:
+        fw_id: Any = seen.get("fw_id")
+        self.passed_over = {**self.passed_over, (fw_id if is_id(fw_id) else 0): reason}
+
+    def _is_sound(self, seen: Document) -> bool:
+        """Tell whether a READY Firework can be reserved and written out; one that cannot is passed over."""
+        if reason := _damage(seen):
+            self._pass_over(seen, f"its documents cannot be understood: {reason}")
+        return not reason
 
     def _candidates(
         self, worker: Worker, n: int, fw_ids: Iterable[int] | None, tried: list[int]
@@ -111,7 +135,7 @@ class Claims(Session):
             return list(found), set()
         specs = self._specs(asked)
         originals: dict[bytes, list[int]] = {}
-        alike = {"launches": {"$ne": []}, "spec": {"$in": list(specs.values())}}
+        alike = {"launches": {"$nin": [[], None]}, "spec": {"$in": list(specs.values())}}
         for other in self._db.fireworks.find(alike, {"fw_id": 1, "spec": 1}, batch_size=WHOLE):
             originals.setdefault(bson.encode(other["spec"]), []).append(other["fw_id"])
         duplicates, later, first = {}, set(), set()
@@ -122,9 +146,12 @@ class Claims(Session):
             elif kind in first:
                 later.add(fw_id)
             first.add(kind)
-        if duplicates:
-            with suppress(Overtaken):
-                self._share(duplicates)
+        with suppress(Overtaken):
+            self._in_parts(
+                list(duplicates),
+                lambda part: self._share({fw_id: duplicates[fw_id] for fw_id in part}),
+                lambda fw_id, reason: self._pass_over({"fw_id": fw_id}, reason),
+            )
         out = later | duplicates.keys()
         return [seen for seen in found if seen["fw_id"] not in out], later
 
@@ -144,11 +171,17 @@ class Claims(Session):
         self, worker: Worker, found: Sequence[Document], place: PlaceLaunch
     ) -> list[Claim]:
         with self._locked([firework["fw_id"] for firework in found]) as (token, world):
+            for firework in found:
+                if reason := world.damaged.get(firework["fw_id"]):
+                    self._pass_over(firework, reason)
             free = [firework for firework in found if firework["fw_id"] not in world.refused]
             free = [firework for firework in free if _member(world, firework["fw_id"])]
             if not free:
                 return []
             now = self._clock()
+            # What cannot be understood raises here, before anything is begun.
+            wanted = [firework["fw_id"] for firework in free]
+            self._planned(world, partial(plan_claim, world, wanted, now))
             first = self._allocate("next_launch_id", len(free), self._in_force())
             launches = [
                 documents.new_launch(
@@ -185,7 +218,7 @@ class Claims(Session):
                     "updated_on": seen.get("updated_on"),
                     **self._in_force(),
                 },
-                {"$set": reserved, "$push": {"launches": launch["launch_id"]}},
+                _reservation(seen, reserved, launch["launch_id"]),
             )
             for seen, launch in zip(free, launches, strict=True)
         ]
@@ -214,7 +247,7 @@ class Claims(Session):
         self._open |= self._held
         self._held.clear()
 
-    def _take_back(self, claim: list[tuple[int, int]], host: str) -> None:
+    def _take_back(self, claim: list[tuple[int, int]], host: str) -> bool:
         jobs = self.submitted(host, [launch_id for launch_id, _fw_id in claim])
         self.record_jobs(jobs)
         claim = [(launch_id, fw_id) for launch_id, fw_id in claim if launch_id not in jobs]
@@ -223,15 +256,18 @@ class Claims(Session):
         touched = {"fw_id": {"$in": [fw_id for _launch_id, fw_id in claim]}, "state": "READY"}
         now = documents.iso(self._clock())
         self._db.fireworks.update_many(touched, {"$set": {"updated_on": now}})
-        self.cancel(launch_ids)
+        if self.cancel(launch_ids).deferred:
+            return False
         self._keep_closed(claim)
         query = {"$or": [{key: {"$in": launch_ids}} for key in ("launches", "archived_launches")]}
         used = {
             number
             for firework in self._db.fireworks.find(query, {"launches": 1, "archived_launches": 1})
-            for number in (*firework["launches"], *firework["archived_launches"])
+            for key in ("launches", "archived_launches")
+            for number in firework.get(key) or ()
         }
         self._db.launches.delete_many({"launch_id": {"$in": sorted(set(launch_ids) - used)}})
+        return True
 
     def _keep_closed(self, claim: list[tuple[int, int]]) -> None:
         """Retire the runs of cancelled launches that a stopped process has not opened yet, but may."""
@@ -263,7 +299,7 @@ class Claims(Session):
             number
             for firework in won.values()
             for key in ("launches", "archived_launches")
-            for number in firework[key]
+            for number in firework.get(key) or ()
         }
         older = self._by_id("launches", "launch_id", mentioned - own)
         for launch in older.values():
@@ -277,8 +313,8 @@ class Claims(Session):
                 token=secrets.token_hex(8),
                 firework=documents.firework_object(
                     won[launch["fw_id"]],
-                    [every[number] for number in won[launch["fw_id"]]["launches"]],
-                    [every[number] for number in won[launch["fw_id"]]["archived_launches"]],
+                    _known(every, won[launch["fw_id"]].get("launches")),
+                    _known(every, won[launch["fw_id"]].get("archived_launches")),
                 ),
             )
             for launch in launches
@@ -327,24 +363,59 @@ class Claims(Session):
             self._check_lease()
 
     def cancel(self, launch_ids: Iterable[int]) -> Applied:
-        """Take reservations back: the Firework is READY again, its launch archived, its run retired."""
+        """Take reservations back: the Firework is READY again, its launch archived, its run retired.
+
+        What somebody else has locked, or is damaged, is deferred.
+        """
         result = Applied()
         with self._reaching():
             for batch in batches(list(launch_ids), BATCH):
-                result.extend(self._again(partial(self._cancel_batch, batch)))
+                self._in_parts(
+                    batch,
+                    lambda part: result.extend(self._again(partial(self._cancel, part))),
+                    lambda launch_id, reason: result.deferred.append(
+                        Outcome(launch_id, reason=reason)
+                    ),
+                )
         return result
 
-    def _cancel_batch(self, batch: list[int]) -> Plan:
-        owners = self._owners(batch)
+    def _cancel(self, launch_ids: list[int]) -> Plan:
+        owners = self._owners(launch_ids)
         with self._locked(owners) as (token, world):
-            self._read(world, owners, batch)
-            plan = self._planned(world, partial(plan_cancel, world, batch, self._clock()))
+            self._read(world, owners, launch_ids)
+            plan = self._planned(world, partial(plan_cancel, world, launch_ids, self._clock()))
             self._commit(plan, token)
             return plan
 
 
 def _is_exact(finder: Any) -> bool:
-    return isinstance(finder, dict) and finder.get("_fw_name") in _EXACT
+    name = finder.get("_fw_name") if isinstance(finder, dict) else None
+    return isinstance(name, str) and name in _EXACT
+
+
+def _damage(seen: Document) -> str:
+    """Return why a Firework cannot be reserved; "" if it can."""
+    if not is_id(seen.get("fw_id")):
+        return "its fw_id is no number"
+    if not isinstance(seen.get("spec"), dict):
+        return "its spec is missing or no object"
+    for key in ("launches", "archived_launches"):
+        listed = seen.get(key)
+        if listed is not None and not (isinstance(listed, list) and all(map(is_id, listed))):
+            return f"its {key} are no list of numbers"
+    return ""
+
+
+def _reservation(seen: Document, reserved: Document, launch_id: int) -> Document:
+    """Return the update that gives a Firework its launch; the server appends to no list that is null."""
+    if seen.get("launches") is None:
+        return {"$set": {**reserved, "launches": [launch_id]}}
+    return {"$set": reserved, "$push": {"launches": launch_id}}
+
+
+def _known(launches: Mapping[int, Document], numbers: Iterable[int] | None) -> list[Document]:
+    """Return the launches with these numbers, but for those that somebody has deleted."""
+    return [launches[number] for number in numbers or () if number in launches]
 
 
 def _member(world: World, fw_id: int) -> bool:

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from fwcore.launchpad.journal import IsGone, session_of
-from fwcore.launchpad.reading import WHOLE
+from fwcore.launchpad.reading import WHOLE, members_of
 from fwcore.launchpad.records import Lock
 from fwcore.launchpad.session import Session, holder_of
 
@@ -89,7 +89,7 @@ def _session(locked: Any) -> str:
 def _lock(workflow: Document, alive: Mapping[str, bool]) -> Lock:
     lives = alive.get(_session(workflow["locked"]))
     return Lock(
-        fw_id=min(workflow["nodes"]),
+        fw_id=min(members_of(workflow), default=0),
         name=str(workflow.get("name", "")),
         value=workflow["locked"],
         updated_on=workflow.get("updated_on"),

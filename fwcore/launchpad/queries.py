@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from fwcore.launchpad.records import OpenLaunch
+from pymongo import DESCENDING
+
+from fwcore.launchpad.records import OpenLaunch, Refusal
 from fwcore.launchpad.session import Session
 from fwcore.states import ACTIVE
 
@@ -21,7 +23,7 @@ class Queries(Session):
             runs = self._db.offline_runs.find(
                 {"completed": False, "deprecated": False}, {"launch_id": 1, "_id": 0}
             )
-            query: Document = {"launch_id": {"$in": [run["launch_id"] for run in runs]}}
+            query: Document = {"launch_id": {"$in": [run.get("launch_id") for run in runs]}}
             return self._open_launches(query, worker)
 
     def find_launches(self, launch_ids: Iterable[int]) -> list[OpenLaunch]:
@@ -32,14 +34,16 @@ class Queries(Session):
     def _open_launches(self, query: Document, worker: str | None) -> list[OpenLaunch]:
         if worker is not None:
             query["fworker.name"] = worker
+        # One without a directory is a damaged one: there is no place to look into.
+        query["launch_dir"] = {"$type": "string"}
         wanted = {"launch_id": 1, "fw_id": 1, "launch_dir": 1, "state": 1, "fworker.name": 1}
         return [
             OpenLaunch(
                 launch["launch_id"],
-                launch["fw_id"],
+                launch.get("fw_id", 0),
                 launch["launch_dir"],
-                launch["state"],
-                (launch.get("fworker") or {}).get("name", ""),
+                launch.get("state", ""),
+                _name_of(launch.get("fworker")),
             )
             for launch in self._db.launches.find(query, wanted)
         ]
@@ -58,14 +62,14 @@ class Queries(Session):
         """Return the active launches of Fireworks."""
         with self._reaching():
             cursor = self._db.fireworks.find({"fw_id": {"$in": list(fw_ids)}}, {"launches": 1})
-            return {number for firework in cursor for number in firework.get("launches", [])}
+            return {number for firework in cursor for number in firework.get("launches") or ()}
 
     def fw_states(self, fw_ids: Iterable[int] | None = None) -> dict[int, tuple[str, str]]:
         """Return {fw_id: (state, name)}, of some Fireworks or of all."""
         query: Document = {} if fw_ids is None else {"fw_id": {"$in": list(fw_ids)}}
         with self._reaching():
             cursor = self._db.fireworks.find(query, {"fw_id": 1, "state": 1, "name": 1})
-            return {doc["fw_id"]: (doc["state"], doc.get("name", "")) for doc in cursor}
+            return {doc["fw_id"]: (doc.get("state", ""), doc.get("name", "")) for doc in cursor}
 
     def workflow_states(self) -> dict[int, str]:
         """Return {lowest fw_id: state} of every workflow."""
@@ -77,7 +81,16 @@ class Queries(Session):
         """Return how many Fireworks are in each state."""
         with self._reaching():
             groups = self._db.fireworks.aggregate([{"$group": {"_id": "$state", "n": {"$sum": 1}}}])
-            return {group["_id"]: group["n"] for group in groups}
+            return {str(group["_id"]): group["n"] for group in groups}
+
+    def refused(self, newest: int) -> tuple[int, list[Refusal]]:
+        """Return how many writes lie in ``fwagent_refused``, and the newest of them."""
+        with self._reaching():
+            count = self._db.fwagent_refused.count_documents({})
+            # The writes themselves may be of 16 MiB each.
+            cursor = self._db.fwagent_refused.find({}, {"reason": 1, "on": 1})
+            found = list(cursor.sort("on", DESCENDING).limit(newest)) if count else []
+        return count, [_refusal(entry) for entry in found]
 
     def active_count(self, worker: str) -> dict[str, int]:
         """Return how many launches of a worker are RESERVED and RUNNING."""
@@ -86,3 +99,13 @@ class Queries(Session):
                 state: self._db.launches.count_documents({"state": state, "fworker.name": worker})
                 for state in sorted(ACTIVE)
             }
+
+
+def _refusal(entry: Document) -> Refusal:
+    # TOKEN/COLLECTION/NUMBER
+    *_, collection, number = ["?", "?", *str(entry["_id"]).split("/")]
+    return Refusal(collection, number, str(entry.get("reason", "")), entry.get("on"))
+
+
+def _name_of(worker: Any) -> str:
+    return str(worker.get("name", "")) if isinstance(worker, dict) else ""

@@ -18,6 +18,8 @@ Document = dict[str, Any]
 _LENGTH = struct.Struct("<i")
 #: Documents of a reply: without it the server hands out 101, then asks to be asked again.
 WHOLE = 100_000
+#: Characters of a reason that are kept.
+_REASON = 200
 
 
 class Reading(GridFiles):
@@ -52,19 +54,31 @@ class Reading(GridFiles):
                 found[launch_id].append(firework["fw_id"])
         return found
 
-    def _whole_workflow(self, workflow: Document) -> Document:
-        """Return a workflow with the fields that old versions of FireWorks did not store."""
+    def _whole_workflow(self, workflow: Document, token: str) -> Document:
+        """Return a workflow with the fields that old versions of FireWorks did not store.
+
+        They are stored, too, as long as it is locked by ``token``. Raises TypeError for one that is damaged: what
+        stands in it cannot be derived from anything else.
+        """
+        for key, kind in (("nodes", list), ("links", dict)):
+            if not isinstance(workflow.get(key), kind):
+                raise TypeError(f"the {key!r} of the workflow are {_kind_of(workflow.get(key))}")
         missing: Document = {}
-        if "parent_links" not in workflow:
+        if not isinstance(workflow.get("parent_links"), dict):
             missing["parent_links"] = _parent_links(workflow["links"])
-        states = workflow.get("fw_states", {})
-        if any(str(node) not in states for node in workflow["nodes"]):
+        states = workflow.get("fw_states")
+        if not isinstance(states, dict) or any(
+            str(node) not in states for node in workflow["nodes"]
+        ):
             found = self._db.fireworks.find(
-                {"fw_id": {"$in": workflow["nodes"]}}, {"fw_id": 1, "state": 1}
+                {"fw_id": {"$in": workflow["nodes"]}, "state": {"$type": "string"}},
+                {"fw_id": 1, "state": 1},
             )
             missing["fw_states"] = {str(firework["fw_id"]): firework["state"] for firework in found}
         if missing:
-            self._db.workflows.update_one({"_id": workflow["_id"]}, {"$set": missing})
+            # A process that was stopped here finds the lock of another when it wakes up.
+            mine = {"_id": workflow["_id"], "locked": token}
+            self._db.workflows.update_one(mine, {"$set": missing})
         return {**workflow, **missing}
 
     def _read(
@@ -93,13 +107,10 @@ class Reading(GridFiles):
     def _read_runs(self, world: World, launch_ids: Iterable[int]) -> None:
         query = {"launch_id": {"$in": list(launch_ids)}}
         for run in self._db.offline_runs.find(query, batch_size=WHOLE):
-            world.runs.setdefault(run["launch_id"], []).append(run)
+            world.runs.setdefault(run["launch_id"], []).append(_whole_run(run))
 
     def _read_more(self, world: World, missing: Missing) -> None:
         fireworks = self._fireworks(world, missing)
-        for firework in fireworks.values():
-            firework.setdefault("launches", [])
-            firework.setdefault("archived_launches", [])
         world.fireworks.update(fireworks)
         listed = {number for firework in fireworks.values() for number in firework["launches"]}
         wanted = (missing.launches | listed) - set(world.launches)
@@ -114,7 +125,8 @@ class Reading(GridFiles):
             for firework in self._db.fireworks.find(
                 query, {"fw_id": 1, "spec._allow_fizzled_parents": 1}
             ):
-                flag = firework.get("spec", {}).get("_allow_fizzled_parents")
+                spec = firework.get("spec")
+                flag = isinstance(spec, dict) and spec.get("_allow_fizzled_parents")
                 world.tolerant[firework["fw_id"]] = bool(flag)
 
     def _fireworks(self, world: World, missing: Missing) -> dict[int, Document]:
@@ -130,6 +142,8 @@ class Reading(GridFiles):
         )
         for batch in raw:
             fireworks: list[Document] = bson.decode_all(batch, self._db.codec_options)
+            for firework in fireworks:
+                _with_launches(firework)
             fw_ids = [firework["fw_id"] for firework in fireworks]
             found.update(zip(fw_ids, fireworks, strict=True))
             world.sizes.update(zip(fw_ids, _sizes(batch), strict=True))
@@ -139,10 +153,12 @@ class Reading(GridFiles):
         wanted = list(ids)
         if not wanted:
             return {}
-        return {
-            document[key]: document
-            for document in self._db[collection].find({key: {"$in": wanted}}, batch_size=WHOLE)
-        }
+        found = self._db[collection].find({key: {"$in": wanted}}, batch_size=WHOLE)
+        documents = {document[key]: document for document in found}
+        if collection == "fireworks":
+            for firework in documents.values():
+                _with_launches(firework)
+        return documents
 
 
 def _sizes(batch: bytes) -> Iterator[int]:
@@ -169,3 +185,39 @@ def _parent_links(links: Mapping[str, list[int]]) -> dict[str, list[int]]:
         for child in children:
             parents.setdefault(str(child), []).append(int(parent))
     return parents
+
+
+def misread(error: Exception) -> str:
+    """Return the reason for leaving out what has raised an error, in one line."""
+    words = " ".join(str(error).split())
+    return f"its documents cannot be understood: {type(error).__name__} {words}"[:_REASON].rstrip()
+
+
+def members_of(workflow: Mapping[str, Any]) -> list[int]:
+    """Return the Fireworks of a workflow, also of one that is damaged, as far as it names any."""
+    nodes: Any = workflow.get("nodes")
+    return [node for node in (nodes if isinstance(nodes, list) else [nodes]) if is_id(node)]
+
+
+def is_id(value: Any) -> bool:
+    """Tell whether a value can be a fw_id or a launch_id; a shell stores them as doubles."""
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+def _with_launches(firework: Document) -> None:
+    """Give a Firework the empty lists that it stands for where it has none."""
+    for key in ("launches", "archived_launches"):
+        if firework.get(key) is None:
+            firework[key] = []
+
+
+def _whole_run(run: Document) -> Document:
+    """Return an offline run with the fields that others may have left out or spoilt."""
+    told = run.get("fwagent")
+    token = told.get("token") if isinstance(told, dict) else None
+    flags = {key: bool(run.get(key)) for key in ("deprecated", "completed")}
+    return {**run, **flags, "fwagent": {"token": token} if isinstance(token, str) else {}}
+
+
+def _kind_of(value: Any) -> str:
+    return "missing" if value is None else f"of type {type(value).__name__}"

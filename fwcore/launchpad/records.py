@@ -106,6 +106,16 @@ class Lease:
 
 
 @dataclass(frozen=True)
+class Refusal:
+    """A write that the server has refused for good; ``number`` names the Firework or launch it was for."""
+
+    collection: str
+    number: str
+    reason: str
+    on: datetime | None
+
+
+@dataclass(frozen=True)
 class Lock:
     """A workflow that is locked. ``fw_id`` is its lowest, ``value`` what stands in ``locked``.
 

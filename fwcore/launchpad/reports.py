@@ -8,9 +8,10 @@ from functools import partial
 from typing import Any
 
 from fwcore.growth import count_added
+from fwcore.launchpad.isolation import Isolating
 from fwcore.launchpad.journal import Fenced, Overtaken
 from fwcore.launchpad.records import BATCH, Applied, Track
-from fwcore.launchpad.session import Session, batches
+from fwcore.launchpad.session import batches
 from fwcore.plan import Outcome, Plan, is_heartbeat, plan_heartbeats, plan_reports
 from fwcore.states import ACTIVE
 from fwcore.world import World, Write
@@ -19,40 +20,54 @@ from fwrunner.protocol import Report
 Document = dict[str, Any]
 
 
-class Reports(Session):
+class Reports(Isolating):
     """Applies reports."""
 
     def apply(self, reports: Iterable[Report], *, track: Track | None = None) -> Applied:
         """Bring reports into the database: one lock, read, plan, write, unlock for a whole batch.
 
         ``track`` is asked for the launches that have not ended and have trackers; what it gives is stored
-        together with what else their reports tell.
+        together with what else their reports tell. A report that cannot be understood, or whose documents cannot,
+        is deferred: the others are applied without it.
         """
         result = Applied()
         with self._reaching():
             self._finish_own()
             for batch in batches(list(reports), BATCH):
-                result.extend(self._apply_batch(batch, track))
+                self._apply_batch(batch, track, result)
         return result
 
-    def _apply_batch(self, reports: list[Report], track: Track | None) -> Applied:
-        launches = self._by_id("launches", "launch_id", {report.launch_id for report in reports})
+    def _apply_batch(self, reports: list[Report], track: Track | None, result: Applied) -> None:
+        launches: dict[int, Document] = {}
         beats: list[Report] = []
         rest: list[Report] = []
-        for report in reports:
-            launch = launches.get(report.launch_id)
-            told = _tracking(report, launch, track) if launch and track else report
-            (beats if launch and is_heartbeat(launch, report) else rest).append(told)
-        result = Applied()
-        if beats:
-            world = World(launches=launches)
-            self._read_runs(world, {report.launch_id for report in beats})
-            plan = plan_heartbeats(world, beats)
-            self._tell_of_life(self._fitting(launches, plan.writes))
-            result.extend(plan)
-        if rest:
-            result.extend(self._applied(rest))
-        return result
+
+        def sort(part: list[Report]) -> None:
+            wanted = {report.launch_id for report in part}
+            launches.update(self._by_id("launches", "launch_id", wanted))
+            told = [_told(report, launches.get(report.launch_id), track) for report in part]
+            beats.extend(report for report, is_beat in told if is_beat)
+            rest.extend(report for report, is_beat in told if not is_beat)
+
+        def beat(part: list[Report]) -> None:
+            result.extend(self._apply_beats(part, launches))
+
+        def change(part: list[Report]) -> None:
+            result.extend(self._applied(part))
+
+        def defer(report: Report, reason: str) -> None:
+            result.deferred.append(Outcome(report.launch_id, report.fw_id, reason=reason))
+
+        self._in_parts(reports, sort, defer)
+        self._in_parts(beats, beat, defer)
+        self._in_parts(rest, change, defer)
+
+    def _apply_beats(self, reports: list[Report], launches: dict[int, Document]) -> Plan:
+        world = World(launches=launches)
+        self._read_runs(world, {report.launch_id for report in reports})
+        plan = plan_heartbeats(world, reports)
+        self._tell_of_life(self._fitting(launches, plan.writes))
+        return plan
 
     def _applied(self, reports: list[Report]) -> Plan:
         try:
@@ -77,7 +92,7 @@ class Reports(Session):
         with self._locked(owners) as (token, world):
             ending = {report.launch_id for report in reports if report.final}
             self._read(world, owners, launch_ids, children=bool(ending))
-            world.new_ids += self._new_fw_ids(sum(count_added(r.fwaction) for r in reports))
+            world.new_ids += self._new_fw_ids(_added(world, reports))
             plan = self._planned(world, partial(plan_reports, world, reports, self._clock()))
             plan.writes = self._fitting(world.launches, plan.writes)
             try:
@@ -89,8 +104,23 @@ class Reports(Session):
             return plan
 
 
-def _tracking(report: Report, launch: Document, track: Track) -> Report:
-    """Return a report with what the files that its launch tracks hold now."""
-    if not launch.get("trackers") or launch["state"] not in ACTIVE:
-        return report
-    return report._replace(trackers={**(report.trackers or {}), **track(launch)})
+def _told(report: Report, launch: Document | None, track: Track | None) -> tuple[Report, bool]:
+    """Return a report with what the files that its launch tracks hold now, and whether it is a heartbeat."""
+    if launch is None:
+        return report, False
+    if track and launch.get("trackers") and launch["state"] in ACTIVE:
+        report = report._replace(trackers={**(report.trackers or {}), **track(launch)})
+    return report, is_heartbeat(launch, report)
+
+
+def _added(world: World, reports: list[Report]) -> int:
+    """Return how many Fireworks reports will add: those of launches that have ended have been added."""
+    launches = world.launches
+    news = [
+        report
+        for report in reports
+        if report.launch_id in launches
+        and launches[report.launch_id]["state"] in ACTIVE
+        and launches[report.launch_id]["fw_id"] not in world.refused
+    ]
+    return sum(count_added(report.fwaction) for report in news)

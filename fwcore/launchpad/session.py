@@ -12,7 +12,7 @@ from bson.errors import BSONError
 from pymongo.errors import OperationFailure
 
 from fwcore.launchpad.journal import IsGone, Overtaken, encoded, session_of
-from fwcore.launchpad.reading import WHOLE
+from fwcore.launchpad.reading import WHOLE, members_of, misread
 from fwcore.launchpad.replay import Replay
 from fwcore.launchpad.writing import NOBODYS_FAULT, merged, reach
 from fwcore.world import Missing, World, Write
@@ -61,11 +61,7 @@ class Session(Replay):
                 {"$set": {"locked": token}},
             )
             for workflow in self._db.workflows.find(members, batch_size=WHOLE):
-                if workflow.get("locked") == token:
-                    world.workflows.append(self._whole_workflow(workflow))
-                else:
-                    reason = f"the workflow is locked by {holder_of(workflow.get('locked'))}"
-                    world.refused.update(dict.fromkeys(workflow["nodes"], reason))
+                self._take_in(world, workflow, token)
             self._check_in_force()
             self._flows[token] = [workflow["_id"] for workflow in world.workflows]
             yield token, world
@@ -74,10 +70,23 @@ class Session(Replay):
             freed = self._freed.pop(token, 0)
             if token in self._half_done:
                 pass  # it is finished later
-            elif world.workflows and freed == len(world.workflows):
+            elif freed and freed == len(world.workflows) and not world.damaged:
                 self._open.discard(token)
             else:
                 self._unlock(token, members)
+
+    def _take_in(self, world: World, workflow: dict[str, Any], token: str) -> None:
+        """Add a workflow to a World, or the reason why it may not be changed."""
+        if workflow.get("locked") != token:
+            reason = f"the workflow is locked by {holder_of(workflow.get('locked'))}"
+            world.refused.update(dict.fromkeys(members_of(workflow), reason))
+            return
+        try:
+            world.workflows.append(self._whole_workflow(workflow, token))
+        except (AttributeError, TypeError, ValueError) as error:
+            reason = misread(error)
+            world.refused.update(dict.fromkeys(members_of(workflow), reason))
+            world.damaged.update(dict.fromkeys(members_of(workflow), reason))
 
     def _unlock(self, token: str, members: Mapping[str, Any]) -> None:
         self._db.workflows.update_many({**members, "locked": token}, {"$unset": {"locked": ""}})
@@ -217,14 +226,18 @@ class Session(Replay):
         self._unlock(token, {})
         if intent.get("queue") and intent["claim"] and intent["queue"] != self.queue_name:
             return False
-        if claim := intent.get("claim") or self._untold.get(token):
-            self._take_back(claim, token.split(":")[1])
+        claim = intent.get("claim") or self._untold.get(token)
+        if claim and not self._take_back(claim, token.split(":")[1]):
+            return False
         if intent:
             self._erase(token)
         return True
 
-    def _take_back(self, claim: list[tuple[int, int]], host: str) -> None:
-        """Undo a claim, (launch_id, fw_id) each, that was cut before its jobs were recorded."""
+    def _take_back(self, claim: list[tuple[int, int]], host: str) -> bool:
+        """Undo a claim, (launch_id, fw_id) each, that was cut before its jobs were recorded.
+
+        Returns False if a part of it could not be undone now, because somebody holds a workflow.
+        """
         raise NotImplementedError
 
 

@@ -2,6 +2,9 @@
 
 import json
 import shutil
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -532,6 +535,99 @@ def test_status_without_an_agent(site, store):
     done = site.run("status")
     assert "not running. Start it: fwagent run" in done.stdout
     assert "1 in the queue, 0 running, 1 may still report" in done.stdout
+
+
+def test_status_tells_what_the_database_has_refused(site, store, db):
+    key = "fwagent:host:77:0123:4567/fireworks/12"
+    kept = {"_id": key, "write": b"", "reason": "too large", "on": store.launchpad.now()}
+    db.fwagent_refused.insert_one(kept)
+    db.fwagent_refused.insert_one({"_id": "somebody's"})
+    refused = site.json("status")["refused"]
+    assert refused["count"] == 2
+    assert refused["newest"][0]["reason"] == "too large"
+    assert (refused["newest"][0]["collection"], refused["newest"][0]["id"]) == ("fireworks", "12")
+
+
+# ------------------------------------------------------------------------------ what was cut before
+
+# Becomes fwagent, and kills itself before it sends the given command to the given collection.
+_MORTAL = """
+import os, signal, sys
+import pymongo.monitoring
+command, collection, *arguments = sys.argv[1:]
+
+class Killer(pymongo.monitoring.CommandListener):
+    def started(self, event):
+        if (event.command_name, event.command.get(event.command_name)) == (command, collection):
+            os.kill(os.getpid(), signal.SIGKILL)
+    def succeeded(self, event):
+        pass
+    def failed(self, event):
+        pass
+
+pymongo.monitoring.register(Killer())
+sys.argv = ["fwagent", *arguments]
+from agent.cli import main
+main()
+"""
+
+
+def cut(site, command, collection, *arguments):
+    """Run fwagent until it is killed before a command to the database."""
+    done = subprocess.run(
+        [sys.executable, "-c", _MORTAL, command, collection, "-c", str(site.config), *arguments],
+        env=site.environment,
+        cwd=site.home,
+        capture_output=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == -signal.SIGKILL, done
+
+
+def whole(store):
+    assert store.locks() == 0
+    assert store.db.fwagent_journal.count_documents({"void": {"$exists": False}}) == 0
+
+
+@pytest.mark.parametrize("command", ["recover", "sync", "launch"])
+def test_a_recover_that_was_killed_is_finished_by_the_next_command(site, store, command):
+    first, child = store.add({}, {}, links={1: [2]})
+    site.fwrunner(site.launch_one()["launch_dir"])
+    cut(site, "update", "fireworks", "recover")
+    assert store.locks() == 1
+    site.json(command, status=None)
+    assert store.state(first) == "COMPLETED"
+    assert store.state(child) == ("READY" if command == "recover" else "RESERVED")
+    whole(store)
+
+
+@pytest.mark.parametrize("killed", ["launch", "sync"])
+@pytest.mark.parametrize("command", ["recover", "sync", "launch"])
+def test_a_claim_that_was_cut_is_taken_back_by_the_next_command(site, store, killed, command):
+    (fw_id,) = store.add()
+    cut(site, "update", "offline_runs", killed)
+    assert store.state(fw_id) == "RESERVED"
+    done = site.json(command)
+    assert [entry["fw_id"] for entry in done["claimed"]] == [fw_id] * (command != "recover")
+    assert store.state(fw_id) == ("READY" if command == "recover" else "RESERVED")
+    whole(store)
+
+
+@pytest.mark.parametrize("command", ["launch", "sync"])
+def test_a_firework_that_cannot_be_understood_is_named_and_the_others_are_launched(
+    site, store, db, command
+):
+    (bad,), (good,) = store.add(), store.add()
+    db.fireworks.update_one({"fw_id": bad}, {"$unset": {"spec": ""}})
+    done = site.json(command, status=3)
+    assert [entry["fw_id"] for entry in done["claimed"]] == [good]
+    assert only(done["deferred"]) == {
+        "launch_id": None,
+        "fw_id": bad,
+        "reason": f"Firework {bad} cannot be launched: its documents cannot be understood: "
+        "its spec is missing or no object",
+    }
 
 
 # ----------------------------------------------------------------------------------------- secrets

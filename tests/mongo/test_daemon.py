@@ -173,6 +173,19 @@ def test_new_work_is_found_by_the_timer(site, store):
 # ------------------------------------------------------------------------------- pings are no news
 
 
+def test_a_firework_that_cannot_be_understood_is_told_once_and_slows_nobody_down(site, store, db):
+    (bad,) = store.add()
+    db.fireworks.update_one({"fw_id": bad}, {"$unset": {"spec": ""}})
+    site.configure(queue={"type": "local"}, sync={"reserve_interval": 1})
+    with site.daemon() as daemon:
+        told = daemon.wait_for("deferred", fw_id=bad)
+        assert "cannot be understood" in told["reason"]
+        (good,) = store.add(SCRIPT)
+        daemon.wait_for("applied", fw_id=good, state="COMPLETED")
+        assert not [entry for entry in daemon.log if entry["event"] == "cannot launch"]
+    assert len([entry for entry in daemon.log if entry["event"] == "deferred"]) == 1
+
+
 def test_a_running_job_is_told_once_and_its_pings_reach_the_database(site, store):
     store.add()
     claim = only(store.stock_launches(site.home))

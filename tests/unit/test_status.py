@@ -13,7 +13,7 @@ from agent.health import Health, StatusFile, read_status
 from agent.results import Result
 from agent.status import collect, lines
 from fwcore.errors import DatabaseUnreachable
-from fwcore.launchpad.records import Lease
+from fwcore.launchpad.records import Lease, Refusal
 from fwcore.plan import Outcome
 from tests.support.agent import write_toml
 
@@ -28,6 +28,7 @@ class FakeLaunchPad:
         self.down = False
         self.held = None
         self.locked = []
+        self.put_aside = []
         self.closed = False
 
     def _answer(self, value):
@@ -49,6 +50,9 @@ class FakeLaunchPad:
 
     def locks(self, fw_ids=None, is_gone=None):
         return self._answer(self.locked)
+
+    def refused(self, newest):
+        return self._answer((len(self.put_aside), self.put_aside[:newest]))
 
     def close(self):
         self.closed = True
@@ -105,6 +109,7 @@ def test_nothing_has_ever_run(config, launchpad):
         "launches": {"open": 3, "RESERVED": 2, "RUNNING": 1},
         "backlog": {"reports": 0, "oldest_seconds": None},
         "locks": [],
+        "refused": {"count": 0, "newest": []},
         "counts": {"passes": 0, "applied": 0, "submitted": 0, "deferred": 0},
         "last_error": {"title": None, "on": None},
     }
@@ -192,6 +197,25 @@ def test_for_people(config, launchpad):
         "launches   2 in the queue, 1 running, 3 may still report",
         "backlog    none",
     ]
+
+
+def test_what_the_database_has_refused_is_counted_and_the_newest_is_named(config, launchpad):
+    reason = "Resulting document\nis too large"
+    launchpad.put_aside = [Refusal("fireworks", str(n), reason, SINCE) for n in range(7)]
+    document = collect(config)
+    assert document["refused"]["count"] == 7
+    assert len(document["refused"]["newest"]) == 5
+    assert document["refused"]["newest"][0] == {
+        "collection": "fireworks",
+        "id": "0",
+        "reason": reason,
+        "on": "2026-01-02T03:04:05+00:00",
+    }
+    told = lines(document)
+    assert "refused    7 writes that the database will never take; the newest:" in told
+    assert "           fireworks 0: Resulting document is too large" in told
+    launchpad.down = True
+    assert collect(config)["refused"] is None
 
 
 def test_for_people_when_all_is_down(config, launchpad):
