@@ -489,7 +489,7 @@ class Played:
         before = self.bench.documents("theirs")
         counter = self.bench.databases["theirs"].fw_id_assigner.find_one() or {}
         failed = self.bench.ask("recover", launch_id=launch_id)
-        if not failed and not STRICTER.search(reason) and not self._held(launch_id):
+        if not failed and not STRICTER.search(reason) and not _held(before, launch_id):
             raise Unlike(f"we refuse what FireWorks accepts: {reason}")
         self.bench.restore("theirs", self.bench.documents("theirs"), before)
         self.bench.databases["theirs"].fw_id_assigner.replace_one({}, counter)
@@ -497,14 +497,6 @@ class Played:
         offline = json.loads(path.read_text(encoding="utf-8"))
         _write(path, {**offline, "state": "FIZZLED", "fwaction": launch["action"]})
         self.count("refused action")
-
-    def _held(self, launch_id: int) -> bool:
-        """Tell whether a launch is of a held Firework: FireWorks finds out only when that is resumed."""
-        return any(
-            doc["state"] in HELD
-            for doc in self.theirs["fireworks"].values()
-            if launch_id in doc["launches"]
-        )
 
     def unchanged(self, what: str) -> None:
         """Raise Unlike if our documents are not what they were."""
@@ -599,3 +591,10 @@ def _whole(growth: Document) -> Document:
     links = {**{str(fw["fw_id"]): [] for fw in fws}, **growth["links"]}
     found = {key: value for key, value in growth.items() if key not in dates}
     return {**found, "fws": fws, "links": links}
+
+
+def _held(before: Documents, launch_id: int) -> bool:
+    """Tell whether a launch is of a held Firework: FireWorks finds out only when that is resumed."""
+    return any(
+        doc["state"] in HELD for doc in before["fireworks"].values() if launch_id in doc["launches"]
+    )
