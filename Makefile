@@ -35,7 +35,7 @@ test: system $(TEST) $(FW) lint ## everything: checks, and all tests against the
 
 .PHONY: test-unit
 test-unit: $(TEST) ## the tests that need no server
-	$(BIN)/pytest tests/unit $(PYTEST_ARGS)
+	$(BIN)/pytest $(AT_ONCE) tests/unit $(PYTEST_ARGS)
 
 N ?= 5000
 SEED ?= $(shell date +%s)
