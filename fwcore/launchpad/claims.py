@@ -63,10 +63,9 @@ class Claims(Isolating):
         gives each its launch directory (default: the current one). Fireworks whose workflow somebody
         else has locked are passed over, and so are damaged ones, which ``passed_over`` tells. One with a
         ``_dupefinder`` whose spec is that of a Firework with launches is not reserved, but shares
-        these (FireWorks 2.1.4, ``_steal_launches``). With
-        ``hold`` the claim is taken back if this process dies before ``settle``. The offline run is
-        opened later, by ``open_runs``, once the files are there: `lpad recover_offline` FIZZLES a run
-        whose files it does not find.
+        these (FireWorks 2.1.4, ``_steal_launches``). With ``hold`` the claim is taken back if this
+        process dies before ``settle``. The offline run is opened later, by ``open_runs``, once the files
+        are there: `lpad recover_offline` FIZZLES a run whose files it does not find.
         """
         claims: list[Claim] = []
         tried: list[Any] = []

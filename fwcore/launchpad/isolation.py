@@ -5,19 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TypeVar
 
-from bson.errors import BSONError
-
-from fwcore.launchpad.reading import misread
+from fwcore.launchpad.reading import NOT_UNDERSTOOD, misread
 from fwcore.launchpad.session import Session
 
 T = TypeVar("T")
-
-#: Raised by code that meets a document or a report that is not as it should be. Errors of the driver and ours are
-#: about the database or the whole batch, so they are none of these.
-_NOT_UNDERSTOOD = (
-    *(AttributeError, BSONError, IndexError, KeyError),
-    *(OverflowError, RecursionError, TypeError, ValueError),
-)
 
 
 class Isolating(Session):
@@ -40,7 +31,7 @@ class Isolating(Session):
             begun = self._open | self._held
             try:
                 work(part)
-            except _NOT_UNDERSTOOD as error:
+            except NOT_UNDERSTOOD as error:
                 if not self._open | self._held <= begun:
                     raise
                 if len(part) == 1:

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, cast
 
 import bson
+from bson.errors import BSONError
 
 from fwcore.errors import NotInitialized
 from fwcore.launchpad.gridfiles import GridFiles
@@ -20,6 +21,13 @@ _LENGTH = struct.Struct("<i")
 WHOLE = 100_000
 #: Characters of a reason that are kept.
 _REASON = 200
+
+#: Raised by code that meets a document or a report that is not as it should be. Errors of the driver and ours are
+#: about the database or the whole batch, so they are none of these.
+NOT_UNDERSTOOD = (
+    *(AttributeError, BSONError, IndexError, KeyError),
+    *(OverflowError, RecursionError, TypeError, ValueError),
+)
 
 
 class Reading(GridFiles):

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
-from itertools import groupby
 from typing import Any
 
 from pymongo import UpdateOne
 
-from fwcore.launchpad.writing import Writing, reach, singles, unlocking
+from fwcore.launchpad.writing import Writing, reach
 from fwcore.world import Write
 
 Document = dict[str, Any]
@@ -30,11 +29,8 @@ class Replay(Writing):
         flows = {write.filter["_id"]: write for write in writes if write.collection == "workflows"}
         if flows:
             writes = self._still_valid(writes, flows, token)
-        for collection, group in groupby(writes, key=lambda write: write.collection):
-            batch = list(group)
-            done = self._write(collection, [unlocking(write, token) for write in batch], token)
-            if collection == "fireworks" and done < sum(len(reach(write)) for write in batch):
-                self._settle([single for write in batch for single in singles(write)], token)
+        for _done in self._carry_out(writes, token):
+            pass  # what does not find its document any more has been made, or is somebody else's
         self._drop_superseded(writes)
 
     def _still_valid(

@@ -8,11 +8,10 @@ from contextlib import contextmanager, suppress
 from typing import Any, Protocol, TypeVar
 
 import bson
-from bson.errors import BSONError
 from pymongo.errors import OperationFailure
 
 from fwcore.launchpad.journal import IsGone, Overtaken, encoded, session_of
-from fwcore.launchpad.reading import WHOLE, members_of, misread
+from fwcore.launchpad.reading import NOT_UNDERSTOOD, WHOLE, members_of, misread
 from fwcore.launchpad.replay import Replay
 from fwcore.launchpad.writing import NOBODYS_FAULT, merged, reach
 from fwcore.world import Missing, World, Write
@@ -26,8 +25,6 @@ _EMPTY = 5
 _PARENTS = 100
 #: Times that a change is planned anew when somebody else has overtaken it.
 _ATTEMPTS = 3
-#: What Python says of documents that are not as FireWorks writes them.
-_DAMAGED = (TypeError, KeyError, ValueError, AttributeError, IndexError, RecursionError)
 
 
 class Planned(Protocol):
@@ -136,8 +133,7 @@ class Session(Replay):
                 self._execute(plan.writes, token)
             except Overtaken:
                 # What it has written of launches is true, and whoever plans again goes on from it.
-                self._erase(token)
-                self._half_done.discard(token)
+                self._end_journal(token)
                 raise
 
     @contextmanager
@@ -151,14 +147,17 @@ class Session(Replay):
         self._half_done.add(token)
         self._record(token, **intent)
         if not self._holds_all(token):
-            self._erase(token)
-            self._half_done.discard(token)
+            self._end_journal(token)
             raise Overtaken
         yield
         if hold:
             self._held.add(token)
+            self._half_done.discard(token)
         else:
-            self._erase(token)
+            self._end_journal(token)
+
+    def _end_journal(self, token: str) -> None:
+        self._erase(token)
         self._half_done.discard(token)
 
     def _holds_all(self, token: str) -> bool:
@@ -205,7 +204,7 @@ class Session(Replay):
         """Finish what was begun under a token; what cannot be finished is told, and keeps nobody else waiting."""
         try:
             return self._finish(token)
-        except (OperationFailure, BSONError, *_DAMAGED) as error:
+        except (OperationFailure, *NOT_UNDERSTOOD) as error:
             if getattr(error, "code", None) in NOBODYS_FAULT:
                 raise
             self._open.discard(token)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import groupby
 from typing import Any
@@ -49,18 +49,23 @@ class Writing(Reading):
         has taken a lock away: the journal tells what is to be finished.
         """
         self._aside.clear()
+        for collection, wanted, done in self._carry_out(writes, token):
+            if collection == "launches" and token and done < wanted:
+                raise Overtaken
+            if collection == "workflows":
+                self._freed[token] = done
+                if done < wanted:
+                    raise Fenced
+        self._drop_superseded(writes)
+
+    def _carry_out(self, writes: Sequence[Write], token: str) -> Iterator[tuple[str, int, int]]:
+        """Make writes, collection by collection; yield after each its name, how many, and how many found theirs."""
         for collection, group in groupby(writes, key=lambda write: write.collection):
             batch = list(group)
             done = self._write(collection, [unlocking(write, token) for write in batch], token)
-            if collection == "launches" and token and done < len(batch):
-                raise Overtaken
             if collection == "fireworks" and done < sum(len(reach(write)) for write in batch):
                 self._settle([single for write in batch for single in singles(write)], token)
-            if collection == "workflows":
-                self._freed[token] = done
-                if done < len(batch):
-                    raise Fenced
-        self._drop_superseded(writes)
+            yield collection, len(batch), done
 
     def _write(self, collection: str, writes: list[Write], token: str) -> int:
         """Make writes and return how many found their document.
@@ -100,7 +105,6 @@ class Writing(Reading):
     def _put_aside(self, write: Write, token: str, reason: str) -> None:
         number = str(write.filter.get("fw_id") or write.filter.get("launch_id"))
         self._refuse(f"{token}/{write.collection}/{number}", {"write": encoded(write)}, reason)
-
         self._aside.add((token, write.filter.get("fw_id")))
 
     def _refuse(self, number: str, what: Document, reason: str) -> None:

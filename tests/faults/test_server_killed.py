@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from contextlib import suppress
-from functools import partial
 
 import pytest
 
 from agent.mongod import Mongod
 from fwcore.errors import DatabaseUnreachable
 from fwcore.launchpad import LaunchPad
+from fwcore.launchpad.session import Planned
 from fwrunner.protocol import Report
 from tests.support.launchpads import TASKS, Wire, add, consistent, report, stage
 from tests.support.mongod import connect
@@ -26,21 +25,6 @@ def until_applied(launchpad: LaunchPad, told: Report) -> None:
             if done.applied or done.known:
                 return
     pytest.fail("not applied")
-
-
-def after(
-    first: Callable[[], None],
-    launchpad: LaunchPad,
-    then: Callable[..., None],
-    *args: object,
-    done: list[bool] = [],  # noqa: B006 - the first call is the one
-) -> None:
-    """Do something before the first call of a method, and let the driver find the server again."""
-    if not done:
-        done.append(True)
-        first()
-        launchpad.counts()
-    then(*args)
 
 
 @pytest.mark.parametrize(
@@ -72,9 +56,17 @@ def test_a_batch_is_whole_and_no_fw_id_is_used_twice(
             private_mongod.start()
             assert len(lp.apply([others]).applied) == 1
 
+        original = slow._commit
+
+        def commit(plan: Planned, token: str) -> None:
+            monkeypatch.setattr(slow, "_commit", original)
+            killed()
+            slow.counts()  # the driver finds the server again
+            original(plan, token)
+
         slow.counts()
         if at == ("ids", "drawn"):
-            monkeypatch.setattr(slow, "_commit", partial(after, killed, slow, slow._commit))
+            monkeypatch.setattr(slow, "_commit", commit)
         else:
             wire.interrupt(*at, killed)
         until_applied(slow, told)
