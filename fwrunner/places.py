@@ -7,7 +7,7 @@ tried again after a while, never for so long that the end of the job would cut i
 import errno
 import os
 import sys
-import time
+from time import sleep
 from typing import Any, Callable, List, Sequence
 
 from fwrunner import protocol
@@ -112,5 +112,5 @@ def _waited(pause: float) -> bool:
     left = time_left()
     if left is not None and left - pause < _RESERVE:
         return False
-    time.sleep(pause)
+    sleep(pause)
     return True

@@ -14,6 +14,10 @@ from fwrunner.node import time_left
 WARNINGS = (signal.SIGUSR1, signal.SIGUSR2, signal.SIGXCPU)
 SIGNALS = (signal.SIGTERM, signal.SIGINT) + WARNINGS
 
+#: Means nothing, but wakes a system call. Python sees a signal only between two of its instructions: one
+#: that comes just before a task goes to sleep in the kernel would be seen only when it wakes.
+NUDGE = signal.SIGURG
+
 #: Seconds that a task has to stop in. After SIGTERM the scheduler kills: PBS after 10, Slurm after 30.
 STOP = 5.0
 #: Seconds that a command has after a warning, if the scheduler has not told the job's end, ...
@@ -94,7 +98,7 @@ class Bell:
 
 
 def _nothing(_number: int, _frame: Any) -> None:
-    pass  # the byte in the pipe is all
+    pass  # that a byte is in the pipe, or that a system call has ended, is all
 
 
 class Signals:
@@ -107,6 +111,7 @@ class Signals:
         self._before: Dict[int, Any] = {}
 
     def __enter__(self) -> "Signals":
+        self._before[NUDGE] = signal.signal(NUDGE, _nothing) or signal.SIG_DFL
         for number in SIGNALS:
             self._before[number] = signal.signal(number, self._handle) or signal.SIG_DFL
         return self

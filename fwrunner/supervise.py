@@ -24,6 +24,8 @@ NOTHING_TO_RUN = 2
 
 # Seconds beyond those in which a task has to stop: for what it does then, for us to see it.
 _MARGIN = 3.0
+# Seconds after a signal, and between two nudges from then on.
+_NUDGE = 0.2
 # Seconds that a process which the tasks left behind has to stop, and between two looks whether it did.
 _LEFT_BEHIND = 2.0
 _LOOK = 0.02
@@ -129,6 +131,11 @@ class _Tasks:
         except OSError:
             pass  # nobody is left
 
+    def nudge(self) -> None:
+        """Have it see the signal that has reached it, should it have gone to sleep meanwhile."""
+        if self.ended is None:
+            os.kill(self.pid, signals.NUDGE)
+
     def kill(self) -> None:
         """Kill it, what descends from it in whatever process group, and what is left of its own."""
         for pid in node.family(self.pid) if self.ended is None else ():
@@ -177,6 +184,7 @@ class _Supervisor:
         self._task: int = launch.resume["_task_n"] if launch.resume else 0
         self._signal = 0
         self._kill_at: Optional[float] = None
+        self._nudge_at: Optional[float] = None
         self._killed = False
         self._state: Optional[str] = None
         self._told = False
@@ -194,6 +202,9 @@ class _Supervisor:
             if self._kill_at is not None and time.monotonic() >= self._kill_at:
                 self._killed = True
                 self._tasks.kill()
+            if self._nudge_at is not None and time.monotonic() >= self._nudge_at:
+                self._nudge_at = time.monotonic() + _NUDGE
+                self._tasks.nudge()
             if self._state is None and time.monotonic() >= ping_at:
                 ping_at = time.monotonic() + ping_interval
                 self._ping(**self._tasks.usage())
@@ -207,7 +218,7 @@ class _Supervisor:
 
     def _wait(self, ping_at: float) -> None:
         times = [ping_at] if self._state is None else []
-        times += [] if self._kill_at is None else [self._kill_at]
+        times += [at for at in (self._kill_at, self._nudge_at) if at is not None]
         timeout = max(0.0, min(times) - time.monotonic()) if times else None
         heard: List[Any] = [self._bell, self._channel] if self._channel.open else [self._bell]
         ready = select.select(heard, [], [], timeout)[0]
@@ -224,6 +235,7 @@ class _Supervisor:
         self._tasks.signal(number)
         kill_at = time.monotonic() + signals.grace(number) + signals.STOP + _MARGIN
         self._kill_at = min(kill_at, self._kill_at or kill_at)
+        self._nudge_at = time.monotonic() + _NUDGE
 
     def _listen(self) -> None:
         for told in self._channel.told():

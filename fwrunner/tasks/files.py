@@ -6,6 +6,7 @@ is put right here.
 """
 
 import os
+from time import sleep
 from typing import Any, Callable, Dict, Tuple
 
 from fwrunner.action import Fault
@@ -85,7 +86,6 @@ def _interpreted(path: str) -> str:
 
 
 def _transfer(params: Params, transfer: Callable[[str, str], Any], source: str, to: str) -> None:
-    import time
     import traceback
 
     for left in range(params.get("max_retry") or 0, -1, -1):
@@ -95,7 +95,7 @@ def _transfer(params: Params, transfer: Callable[[str, str], Any], source: str, 
         except Exception as error:
             traceback.print_exc()
             if left:
-                time.sleep(params.get("retry_delay", 10))
+                sleep(params.get("retry_delay", 10))
             elif not params.get("ignore_errors", False):
                 raise ValueError(
                     f"FileTransferTask: {params['mode']} from {source} to {to} failed: {error}"

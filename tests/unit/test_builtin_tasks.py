@@ -58,7 +58,7 @@ class TestFiles:
             if len(naps) == 2:
                 (workdir / "late").write_text("late")
 
-        monkeypatch.setattr("time.sleep", sleep)
+        monkeypatch.setattr("fwrunner.tasks.files.sleep", sleep)
         write(workdir, first="first")
         (workdir / "to").mkdir()
         transfer: dict[str, Any] = {"mode": "mv", "files": ["first", "late"], "dest": "to"}

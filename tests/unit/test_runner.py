@@ -28,9 +28,10 @@ from fwrunner.supervise import run
 REPOSITORY = Path(__file__).resolve().parents[2]
 
 TASKS = """
-    import os, shutil, sys, time
+    import os, shutil, signal, sys, time
     from multiprocessing import Process
     from pathlib import Path
+    from threading import Thread
 
     class Task:
         def __init__(self, **parameters):
@@ -64,6 +65,13 @@ TASKS = """
     class Call(Task):
         def run_task(self, spec):
             return eval(self.parameters["code"])
+
+    def asleep_before_the_signal_is_seen():
+        # Another thread takes the signal, so that no system call of this one ends by it.
+        Thread(target=time.sleep, args=(60,), daemon=True).start()
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM, signal.SIGINT})
+        print("up", flush=True)
+        time.sleep(60)
 
     def call_me():
         pass
@@ -485,7 +493,7 @@ class TestPlacesThatFail:
             assert list((tmp_path / "home" / ".fwagent" / "rescue").iterdir())
             staged.outbox.mkdir(parents=True, exist_ok=True)
 
-        monkeypatch.setattr(time, "sleep", mend)
+        monkeypatch.setattr(places, "sleep", mend)
         assert run(str(staged.path)) == 0
         assert staged.entry().state == "COMPLETED"
         assert not list((tmp_path / "home" / ".fwagent" / "rescue").iterdir())
@@ -501,7 +509,7 @@ class TestPlacesThatFail:
             write(path, report)
 
         monkeypatch.setattr(protocol, "write_report", refuse)
-        monkeypatch.setattr(time, "sleep", lambda _seconds: None)
+        monkeypatch.setattr(places, "sleep", lambda _seconds: None)
         assert run(str(staged.path)) == 0
         assert staged.report().state == staged.entry().state == "COMPLETED"
         assert capfd.readouterr().err.count("No space left on device") == 2
@@ -509,7 +517,7 @@ class TestPlacesThatFail:
     def test_near_the_end_of_the_job_nothing_is_waited_for(self, stage, monkeypatch):
         staged = stage(call("shutil.rmtree(os.path.dirname(os.getcwd()))"))
         monkeypatch.setenv("SLURM_JOB_END_TIME", str(time.time() + 4))
-        monkeypatch.setattr(time, "sleep", lambda _seconds: pytest.fail("waited"))
+        monkeypatch.setattr(places, "sleep", lambda _seconds: pytest.fail("waited"))
         assert run(str(staged.path)) == 0
 
     def test_the_launch_directory_is_moved(self, stage, tmp_path):
@@ -688,6 +696,7 @@ class TestCommand:
         [
             {"_fw_name": "ScriptTask", "script": "echo up; exec sleep 60"},
             call("print('up', flush=True) or time.sleep(60)"),
+            call("asleep_before_the_signal_is_seen()"),
         ],
     )
     def test_signals(self, stage, number, name, task):
