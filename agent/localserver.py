@@ -199,10 +199,8 @@ class Server:
         record = self._spool.load("running", key)
         if record is None:
             return
-        status = read(self._spool.note(key, ".exit")).strip()
-        if status.isdigit():
-            self._statuses[key] = int(status)
-        elif not rebooted and key not in self._statuses:  # nothing lives through a reboot
+        self._read_status(key)
+        if not rebooted and key not in self._statuses:  # nothing lives through a reboot
             start = self._spool.note(key, ".start")
             if not start.exists():
                 self._spawn(key, record)
@@ -210,10 +208,16 @@ class Server:
             claim = read(start)
             if living(claim) or (not claim and time.time() - start.stat().st_mtime < 10):
                 return
+            self._read_status(key)  # it may have ended, and told it, between the two looks
         group, deadline = self._cancelled.get(key, (0, 0.0))
         if time.monotonic() < deadline and _signal_group(group, 0):
             return  # the rest of it may end decently
         self._finish(key, record, self._statuses.get(key))
+
+    def _read_status(self, key: str) -> None:
+        status = read(self._spool.note(key, ".exit")).strip()
+        if status.isdigit():
+            self._statuses[key] = int(status)
 
     def _end(self, key: str) -> None:
         """SIGTERM to the process group, once; SIGKILL to what is left of it after the grace."""

@@ -220,6 +220,24 @@ def test_a_job_that_came_while_the_server_let_go_keeps_it(bench):
         assert try_lock(other)
 
 
+def test_a_job_that_ends_between_two_looks_at_it_is_not_lost(bench, monkeypatch):
+    queue = bench.queue()
+    with (bench.spool / "lock").open("a+") as lock:
+        assert try_lock(lock)
+        spool = Spool(bench.spool)
+        job_id = queue.submit(bench.script(1), 1, "j")
+        (key,) = spool.keys("pending")
+        spool.path("pending", key).rename(spool.path("running", key))
+        spool.note(key, ".start").write_text(me())
+
+        def ends(_claim: str) -> None:
+            spool.note(key, ".exit").write_text("7\n")
+
+        monkeypatch.setattr(localserver, "living", ends)
+        localserver.Server(spool, lock)._settle(key)
+    assert states(queue) == {job_id: ("DONE", 7)}
+
+
 def test_a_server_whose_spool_was_removed_leaves_the_new_one_alone(bench):
     queue = bench.queue()
     queue.submit(bench.script(1), 1, "j")
