@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+import os
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -31,7 +32,9 @@ BATCH_BYTES = 64 * 1024 * 1024
 _LOOKED_AT = (OFFLINE_JSON, PING_JSON, ACTION_JSON)
 
 T = TypeVar("T")
-Signature = tuple[tuple[int, int, int] | None, ...]
+#: Inode, bytes, time of the last change in ns.
+Seen = tuple[int, int, int]
+Signature = tuple[Seen | None, ...]
 
 
 @dataclass
@@ -40,7 +43,7 @@ class Memory:
 
     signatures: dict[int, Signature] = field(default_factory=dict)
     #: Rescued reports that are not for us: as they were when they were offered.
-    foreign: dict[Path, tuple[int, int, int] | None] = field(default_factory=dict)
+    foreign: dict[Path, Seen | None] = field(default_factory=dict)
 
     def keep(self, launch_ids: Iterable[int]) -> None:
         """Forget all but these launches."""
@@ -63,10 +66,9 @@ class Look(NamedTuple):
 
 @dataclass(frozen=True)
 class Found:
-    """A report and the file that told it."""
+    """A report, and when it was written: seconds since 1970, 0 if nobody can tell."""
 
     report: Report
-    path: Path
     written: float
 
 
@@ -129,7 +131,7 @@ class WayBack:
                     if isinstance(item, NotYet):
                         result.defer(None, None, item.reason)
                     else:
-                        yield Found(item, file, _modified(file))
+                        yield Found(item, _modified(file))
         except OSError as error:
             raise FwagentError(
                 f"{file} cannot be read: {error.strerror}", "give the file with the job's stderr"
@@ -143,29 +145,29 @@ class WayBack:
     def _apply_entries(
         self, entries: list[Path], places: Mapping[int, str], result: Result
     ) -> None:
-        found = []
+        found: dict[Path, Found] = {}
         unread: list[str] = []
         for path in entries:
             report = read_outbox_entry(str(path), self._max_size)
             if isinstance(report, Report):
-                found.append(Found(report, path, _modified(path)))
+                found[path] = Found(report, _modified(path))
             else:
                 unread.append(report.reason)
         if unread:
             # One line for all of them: a directory may be full of junk.
             count = f"{len(unread)} entries" if len(unread) > 1 else "an entry"
             result.defer(None, None, f"{count} of the outbox cannot be read: {unread[0]}")
-        applied = self._apply(found, places, result)
+        applied = self._apply(found.values(), places, result)
         unsettled = {outcome.launch_id for outcome in applied.deferred}
         ignored = {outcome.launch_id for outcome in applied.ignored}
-        for item in found:
+        for path, item in found.items():
             # One launch may have a true entry and a forged one: while either waits, both stay.
             if item.report.launch_id in unsettled:
                 continue
             if item.report.launch_id in ignored:
-                self._set_aside(item.path)
+                self._set_aside(path)
             else:
-                item.path.unlink(missing_ok=True)
+                path.unlink(missing_ok=True)
 
     def _apply_rescued(self, places: Mapping[int, str], result: Result) -> set[int]:
         """Apply rescued reports of these launches; return which are in the database now."""
@@ -184,23 +186,23 @@ class WayBack:
     def _apply_rescued_entries(
         self, paths: list[Path], places: Mapping[int, str], result: Result
     ) -> set[int]:
-        found = []
+        found: dict[Path, Found] = {}
         for path in paths:
             number = _launch_id(path)
             report = read_outbox_entry(str(path), self._max_size)
             if isinstance(report, NotYet):
                 result.defer(number, None, f"{path}: {report.reason}")
             elif _same_place(report.launch_dir, places[number]):
-                found.append(Found(report, path, _modified(path)))
-        applied = self._apply(found, places, result)
+                found[path] = Found(report, _modified(path))
+        applied = self._apply(found.values(), places, result)
         unsettled = {outcome.launch_id for outcome in applied.deferred}
         ignored = {outcome.launch_id for outcome in applied.ignored}
-        for item in found:
+        for path, item in found.items():
             if item.report.launch_id in ignored:
-                self.memory.foreign[item.path] = _stat(item.path)
+                self.memory.foreign[path] = _stat(path)
             elif item.report.launch_id not in unsettled:
-                item.path.unlink(missing_ok=True)
-        return {item.report.launch_id for item in found} - unsettled - ignored
+                path.unlink(missing_ok=True)
+        return {item.report.launch_id for item in found.values()} - unsettled - ignored
 
     def _set_aside(self, path: Path) -> None:
         # It is nobody's here, but it may be the only copy of somebody's result.
@@ -229,7 +231,7 @@ class WayBack:
                 continue
             else:
                 name = ACTION_JSON if report.final and report.fw_id else OFFLINE_JSON
-                found.append(Found(report, Path(place) / name, _modified(Path(place) / name)))
+                found.append(Found(report, _modified(f"{place}/{name}")))
             seen[launch_id] = signature
         applied = self._apply(found, {look.launch_id: look.place for look in looks}, result)
         # Only now: had the database not answered, all of them would have to be read again.
@@ -237,7 +239,9 @@ class WayBack:
             seen.pop(outcome.launch_id, None)
         self.memory.signatures |= seen
 
-    def _apply(self, found: list[Found], places: Mapping[int, str], result: Result) -> Applied:
+    def _apply(
+        self, found: Collection[Found], places: Mapping[int, str], result: Result
+    ) -> Applied:
         if not found:
             return Applied()
 
@@ -280,22 +284,21 @@ def _same_place(one: str, other: str) -> bool:
 
 
 def _signature(place: str) -> Signature:
-    return tuple(_stat(Path(place) / name) for name in _LOOKED_AT)
+    # Texts, no Paths: of a quiet run this is all that is done, and those would cost more than the stats.
+    return tuple(_stat(f"{place}/{name}") for name in _LOOKED_AT)
 
 
-def _stat(path: Path) -> tuple[int, int, int] | None:
+def _stat(path: Path | str) -> Seen | None:
     try:
-        status = path.stat(follow_symlinks=False)
+        status = os.stat(path, follow_symlinks=False)  # noqa: PTH116
     except OSError:
         return None
     return status.st_ino, status.st_size, status.st_mtime_ns
 
 
-def _modified(path: Path) -> float:
-    try:
-        return path.stat(follow_symlinks=False).st_mtime
-    except OSError:
-        return 0.0
+def _modified(path: Path | str) -> float:
+    seen = _stat(path)
+    return seen[2] / 1e9 if seen else 0.0
 
 
 def _size(path: Path) -> int:

@@ -323,8 +323,11 @@ def _read_bytes(path: str, limits: _Limits, suffix: str) -> bytes:
     name = os.path.basename(path)
     try:
         with open(path, "rb", opener=_open_safely) as stream:
-            _check_file(os.fstat(stream.fileno()), name, limits)
-            data = bytes(_decompressed(stream, suffix).read(limits.max_size + 1))
+            status = os.fstat(stream.fileno())
+            _check_file(status, name, limits)
+            # What is asked for is allocated at once. A file that grows meanwhile is being written.
+            most = limits.max_size if suffix else status.st_size
+            data = bytes(_decompressed(stream, suffix).read(most + 1))
     except FileNotFoundError:
         raise FileNotFoundError(errno.ENOENT, f"no {name}", path) from None
     except (OSError, EOFError, ValueError, zlib.error, ImportError) as error:
