@@ -56,6 +56,19 @@ class Health:
         self.open_launches = open_launches
         self.last_latency = latency if latency is not None else self.last_latency
 
+    def line(self) -> str:
+        """Return what the agent does, in a line for people."""
+        if self.database_down_since is not None:
+            return (
+                f"waits for the database since {self.database_down_since[:19]}: {self.last_error}"
+            )
+        if self.mode != "serving":
+            return self.mode
+        return (
+            f"serves {self.worker}: {self.open_launches} open launches; since its start "
+            f"{self.applied} reports applied, {self.submitted} jobs submitted"
+        )
+
     def database_down(self) -> None:
         """Note since when the database has not answered."""
         self.database_down_since = self.database_down_since or timestamp()

@@ -23,6 +23,7 @@ from agent.launch import WayOut
 from agent.lease import RENEW_SECONDS, LeaseKeeper, is_gone
 from agent.locks import seen
 from agent.log import get_logger
+from agent.notify import Notifier
 from agent.queue import Queue, open_queue
 from agent.recover import WayBack
 from agent.results import Deferrals, Result
@@ -75,6 +76,7 @@ class Agent:
         self._worker = self._parts.config.fworker().name
         self._health = Health(self._worker)
         self._status_file = StatusFile()
+        self._notifier = Notifier()
         self._lease = LeaseKeeper(self._worker, self._health)
         self._wake = Wake()
         self._watch = Watch(self._wake)
@@ -152,7 +154,8 @@ class Agent:
 
     def _turn(self) -> None:
         if "reload" in self._due:
-            self._read_config_again()
+            with self._notifier.reloading():
+                self._read_config_again()
         try:
             self._pass()
         except (DatabaseUnreachable, DatabaseRefused) as error:
@@ -168,6 +171,8 @@ class Agent:
             self._failed(FwagentError(f"unexpected {type(error).__name__}: {error}"))
         else:
             self._succeeded()
+        # A pass is over, whatever came of it. One that hangs says nothing.
+        self._notifier.alive(self._health.line())
         self._status_file.write(self._parts.config.private, self._health, time.monotonic())
 
     def _pass(self) -> None:
@@ -284,6 +289,7 @@ class Agent:
         if self._passes.succeeded():
             self._log.info("recovered", after=self._health.last_error)
         self._health.passed()
+        self._notifier.ready()
 
     def _read_config_again(self) -> None:
         self._due.discard("reload")
@@ -306,8 +312,10 @@ class Agent:
 
     def _keep_config(self, reason: str, hint: str) -> None:
         self._log.error("the old configuration stays in force", reason=reason, hint=hint)
+        self._health.failed(f"the new configuration is not in force: {reason}")
 
     def _end(self) -> None:
+        self._notifier.stopping()
         self._scheduler.shutdown(wait=False)
         self._watch.stop()
         if self._health.database_down_since is None:

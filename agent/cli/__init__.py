@@ -92,9 +92,10 @@ def chosen(ctx: typer.Context, config: Path | None) -> Path | None:
 
 def main() -> None:
     """Run the command line."""
-    from agent.cli import look, runner, work
+    from agent.cli import look, runner, service, work
 
     work.add_to(app)
     look.add_to(app)
     runner.add_to(app)
+    service.add_to(app)
     app()
