@@ -1,4 +1,4 @@
-"""Commands that show, and those about launch directories: status, dirs, register, unregister."""
+"""Commands that show, and those about launch directories: status, doctor, dirs, register, unregister."""
 
 from __future__ import annotations
 
@@ -26,6 +26,7 @@ _Directories = Annotated[
 def add_to(app: typer.Typer) -> None:
     """Add the commands."""
     app.command(rich_help_panel=_SEE)(status)
+    app.command(rich_help_panel=_SEE)(doctor)
     app.command(rich_help_panel=_DIRS)(dirs)
     app.command(rich_help_panel=_DIRS)(register)
     app.command(rich_help_panel=_DIRS)(unregister)
@@ -43,6 +44,27 @@ def status(ctx: typer.Context, config: ConfigOption = None, as_json: JsonOption 
     document = collect(load_config(chosen(ctx, config)))
     typer.echo(json.dumps(document) if as_json else "\n".join(lines(document)))
     raise typer.Exit(OK if document["database"]["reachable"] else UNREACHABLE)
+
+
+def doctor(ctx: typer.Context, config: ConfigOption = None, as_json: JsonOption = False) -> None:
+    """Check everything that must be right, and say what to do where it is not.
+
+    Exit status 1 if a check fails; warnings do not count. Nothing is changed.
+    """
+    from agent.config import config_path, load_config
+    from agent.doctor import document, examine, lines
+    from agent.results import FAILED, OK
+
+    path = config_path(chosen(ctx, config))
+    checks = []
+    for check in examine(load_config(path), path):
+        checks.append(check)
+        if not as_json:
+            typer.echo("\n".join(lines(check)))
+    found = document(checks)
+    if as_json:
+        typer.echo(json.dumps(found))
+    raise typer.Exit(FAILED if found["verdict"] == "fail" else OK)
 
 
 def dirs(ctx: typer.Context, config: ConfigOption = None, as_json: JsonOption = False) -> None:

@@ -24,6 +24,7 @@ from fwcore.errors import FwagentError
 from fwcore.launchpad.changes import Changing
 from fwcore.launchpad.claims import Claims
 from fwcore.launchpad.connection import connect, own_address
+from fwcore.launchpad.diagnosis import Diagnoses
 from fwcore.launchpad.intake import Intake
 from fwcore.launchpad.locks import Locks
 from fwcore.launchpad.own import Own
@@ -35,7 +36,7 @@ from fwrunner.protocol import utcnow
 Document = dict[str, Any]
 
 
-class LaunchPad(Intake, Claims, Reports, Changing, Queries, Locks, Own):
+class LaunchPad(Intake, Claims, Reports, Changing, Queries, Locks, Own, Diagnoses):
     """A FireWorks database.
 
     All methods raise DatabaseUnreachable when MongoDB does not answer and DatabaseRefused when it says

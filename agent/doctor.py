@@ -1,0 +1,282 @@
+"""`fwagent doctor`: what must be right for the agent to work, each with what was seen and what to do.
+
+A check looks at one thing and changes nothing that lasts. What it cannot find out is a warning, never a silence.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import socket
+import stat
+import subprocess
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from agent import filesystem, service
+from agent.config import Config
+from agent.lease import describe, is_gone
+from agent.locks import seen
+from agent.stage import prepare_root
+from fwcore.errors import FwagentError
+from fwcore.launchpad import LaunchPad
+from fwcore.launchpad.diagnosis import Diagnosis
+from fwrunner.protocol import rescue
+
+Verdict = Literal["pass", "warn", "fail"]
+
+#: Seconds within which the database must have answered.
+_TIMEOUT = 5.0
+#: Seconds of a round trip from which on it is worth telling, and that clocks may be apart.
+_SLOW, _APART = 0.1, 5.0
+#: Bytes that should be free below the launch root.
+_ROOM = 1 << 30
+_MARKS = {"pass": "ok  ", "warn": "warn", "fail": "FAIL"}
+_COMMANDS = {
+    "slurm": ("sbatch", "squeue", "scancel"),
+    "pbs": ("qsub", "qstat", "qdel"),
+    "sge": ("qsub", "qstat", "qdel"),
+    "lsf": ("bsub", "bjobs", "bkill"),
+}
+_OLD_WAYS = re.compile(r"\b(?:lpad\s[^|;&]*recover_offline|qlaunch\b)")
+
+
+@dataclass(frozen=True)
+class Check:
+    """One finding: ``title`` of what was looked at, ``seen``, and a ``hint`` where something should be done."""
+
+    title: str
+    verdict: Verdict
+    seen: str
+    hint: str = ""
+
+
+def examine(config: Config, path: Path) -> Iterator[Check]:
+    """Yield all checks of a configuration that was read from a file; never raises for what it finds."""
+    yield from _guarded("configuration", lambda: _configuration(config, path))
+    yield from _guarded("database", lambda: _database(config))
+    yield from _guarded("launch root", lambda: _launch_root(config))
+    yield from _guarded("file events", lambda: _events(config))
+    yield from _guarded("queue", lambda: _queue(config))
+    yield from _guarded("service", _service)
+    yield from _guarded("old ways", _old_ways)
+    yield from _guarded("left behind", lambda: _left_behind(config))
+
+
+def _guarded(title: str, check: Callable[[], Iterator[Check]]) -> Iterator[Check]:
+    try:
+        yield from check()
+    except FwagentError as error:
+        yield Check(title, "fail", error.title, error.hint)
+    except OSError as error:
+        yield Check(title, "warn", f"could not be looked at: {error}")
+
+
+def _configuration(config: Config, path: Path) -> Iterator[Check]:
+    yield Check("configuration", "pass", f"{path}, worker {config.fworker().name!r}")
+    mode = stat.S_IMODE(path.stat().st_mode)
+    if mode & 0o022:
+        yield Check(
+            "configuration",
+            "warn",
+            "others may change it: it names commands that are run as you",
+            f"chmod go-w {path}",
+        )
+
+
+def _database(config: Config) -> Iterator[Check]:
+    launchpad = config.connect(timeout=_TIMEOUT)
+    try:
+        yield from _server(launchpad)
+        yield from _locks(launchpad)
+        yield from _agent(config, launchpad)
+    finally:
+        launchpad.close()
+
+
+def _server(launchpad: LaunchPad) -> Iterator[Check]:
+    facts = launchpad.diagnose()
+    kind = f"replica set {facts.replica_set}" if facts.replica_set else "standalone"
+    user = f"user {facts.user}" if facts.user else "no authentication"
+    yield Check("database", "pass", f"{launchpad.where}: MongoDB {facts.version}, {kind}, {user}")
+    yield from _found_in(facts)
+
+
+def _found_in(facts: Diagnosis) -> Iterator[Check]:
+    trip = f"{facts.round_trip * 1000:.1f} ms"
+    slow = facts.round_trip > _SLOW
+    hint = "everything works, a pass takes longer: an agent nearer to it would be quicker"
+    yield Check("round trip", "warn" if slow else "pass", trip, hint if slow else "")
+    if facts.unwritable:
+        hint = "the user needs the role readWrite on this database"
+        yield Check("writable", "fail", facts.unwritable, hint)
+    else:
+        yield Check("writable", "pass", "a document was stored and removed")
+    if not facts.initialized:
+        hint = "check the name of the database; a new one is made by `lpad reset` or `fwagent add`"
+        yield Check("LaunchPad", "fail", "there is none in this database", hint)
+    elif facts.missing_indexes:
+        missing = ", ".join(facts.missing_indexes[:5])
+        more = f" and {len(facts.missing_indexes) - 5} more" if facts.missing_indexes[5:] else ""
+        hint = "lpad admin tuneup (without them every look reads whole collections)"
+        yield Check("indexes", "warn", f"missing: {missing}{more}", hint)
+    else:
+        yield Check("indexes", "pass", "all of FireWorks' are there")
+    yield _clock("clock of the database", facts.clock_ahead)
+
+
+def _clock(title: str, ahead: float) -> Check:
+    apart = abs(ahead) > _APART
+    side = "ahead of" if ahead > 0 else "behind"
+    hint = "have this host synchronize its clock (chrony, ntp); nothing is lost, times are wrong"
+    told = f"{abs(ahead):.1f} s {side} this host" if abs(ahead) >= 0.05 else "as on this host"
+    return Check(title, "warn" if apart else "pass", told, hint if apart else "")
+
+
+def _locks(launchpad: LaunchPad) -> Iterator[Check]:
+    found = seen(launchpad.locks(is_gone=is_gone))
+    for lock in found:
+        hint = f"if none does: {lock['unlock']}" if lock["unlock"] else ""
+        what = f"the workflow of Firework {lock['fw_id']} is locked by {lock['holder']}"
+        yield Check("locks", "warn", f"{what}; {lock['why']}", hint)
+    if not found:
+        yield Check("locks", "pass", "no workflow is locked by somebody who may be gone")
+
+
+def _agent(config: Config, launchpad: LaunchPad) -> Iterator[Check]:
+    held = launchpad.lease(config.fworker().name)
+    if held is None or not held[1]:
+        hint = "fwagent service install, or fwagent run, or fwagent sync from cron"
+        yield Check("agent", "warn", "none serves this worker", hint)
+    elif is_gone(held[0].host, held[0].pid):
+        yield Check("agent", "warn", f"{describe(held[0])} is gone; its lease ends within a minute")
+    else:
+        yield Check("agent", "pass", f"{describe(held[0])} serves this worker")
+
+
+def _launch_root(config: Config) -> Iterator[Check]:
+    root = config.launch.root
+    prepare_root(root)
+    mount = filesystem.mount_of(root)
+    trial = filesystem.tried(config.private)
+    yield Check("launch root", "pass", f"{root} on {mount.kind} ({mount.source})")
+    if not trial.replaces:
+        hint = "put launch.root elsewhere: reports rely on a rename that replaces a file whole"
+        yield Check("rename", "fail", "a renamed file did not replace the other", hint)
+    else:
+        yield Check("rename", "pass", "replaces a file whole")
+    yield _clock("clock of the file server", trial.clock_ahead)
+    space = os.statvfs(root)
+    free = space.f_bavail * space.f_frsize
+    scarce = free < _ROOM or (space.f_files > 0 and space.f_favail < 1000)
+    told = f"{free / (1 << 30):.1f} GiB free, {space.f_favail} files more (quotas may say less)"
+    hint = "remove old launch directories, or move launch.root" if scarce else ""
+    yield Check("space", "warn" if scarce else "pass", told, hint)
+
+
+def _events(config: Config) -> Iterator[Check]:
+    mount = filesystem.mount_of(config.launch.root)
+    watches = _number(Path("/proc/sys/fs/inotify/max_user_watches"))
+    if mount.remote:
+        seconds = config.sync.outbox_interval
+        told = f"{mount.kind} tells nothing of other hosts' changes; the outbox is listed every {seconds:g} s"
+        yield Check("file events", "pass", told)
+    else:
+        yield Check("file events", "pass", f"{mount.kind} tells of changes at once")
+    if watches is not None and watches < 8192:
+        hint = "sweeps find what is not watched; root may raise fs.inotify.max_user_watches"
+        yield Check("inotify", "warn", f"{watches} watches for all programs of yours", hint)
+
+
+def _number(path: Path) -> int | None:
+    try:
+        return int(path.read_text(encoding="ascii"))
+    except (OSError, ValueError):
+        return None
+
+
+def _queue(config: Config) -> Iterator[Check]:
+    kind = config.queue.type
+    missing = [name for name in _COMMANDS.get(kind, ()) if not shutil.which(name)]
+    if missing:
+        hint = "load the scheduler's module, or correct queue.type; a service needs it in its PATH"
+        yield Check("queue", "fail", f"{kind}: there is no {', '.join(missing)} on PATH", hint)
+    elif kind == "none":
+        told = "none: you submit the FW_submit.script of each launch directory"
+        yield Check("queue", "warn", told, 'queue.type = "slurm", "pbs", "sge", "lsf" or "local"')
+    else:
+        yield Check("queue", "pass", f"{kind}; jobs run `{config.runner}`")
+
+
+def _service() -> Iterator[Check]:
+    try:
+        service.check_manager()
+    except service.ServiceError as error:
+        yield Check("service", "warn", error.title, error.hint)
+        return
+    state = service.state(service.Service())
+    if not state["installed"]:
+        yield Check(
+            "service", "warn", "systemd is there, fwagent.service is not", "fwagent service install"
+        )
+        return
+    good = state["active"] == "active"
+    told = f"{state['unit']} is {state['active']}" + (
+        f": {state['status']}" if state["status"] else ""
+    )
+    yield Check("service", "pass" if good else "warn", told, "" if good else "fwagent service logs")
+
+
+def _old_ways() -> Iterator[Check]:
+    try:
+        done = subprocess.run(
+            ["crontab", "-l"],
+            capture_output=True,
+            text=True,
+            errors="replace",
+            timeout=10,
+            check=False,
+        )
+    except (FileNotFoundError, subprocess.TimeoutExpired):
+        yield Check("cron", "pass", "no crontab here")
+        return
+    jobs = [line for line in done.stdout.splitlines() if not line.lstrip().startswith("#")]
+    found = [command for line in jobs for command in _OLD_WAYS.findall(line)]
+    if found:
+        hint = "they do no harm beside fwagent, and nothing that it does not: `crontab -e`"
+        yield Check("cron", "warn", f"crontab still runs: {'; '.join(found[:3])}", hint)
+    else:
+        yield Check("cron", "pass", "no `lpad recover_offline` and no `qlaunch` in it")
+
+
+def _left_behind(config: Config) -> Iterator[Check]:
+    places = {
+        Path.home()
+        / rescue.PATH: "reports of jobs that could write nowhere else; fwagent takes those of its launches",
+        config.private
+        / "ignored": "reports that are nobody's in this database: see docs/operations.md",
+    }
+    for place, what in places.items():
+        count = len(list(place.glob("*.json"))) if place.is_dir() else 0
+        if count:
+            yield Check("left behind", "warn", f"{count} in {place}", what)
+
+
+def document(checks: list[Check]) -> dict[str, Any]:
+    """Return what ``--json`` prints: ``host``, ``verdict`` (the worst) and ``checks``."""
+    verdicts = [check.verdict for check in checks]
+    worst = next((each for each in ("fail", "warn") if each in verdicts), "pass")
+    return {
+        "host": socket.gethostname(),
+        "verdict": worst,
+        "checks": [asdict(check) for check in checks],
+    }
+
+
+def lines(check: Check) -> list[str]:
+    """Return a check for people."""
+    found = [f"{_MARKS[check.verdict]}  {check.title}: {check.seen}"]
+    return [*found, f"      -> {check.hint}"] if check.hint else found

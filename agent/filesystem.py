@@ -1,0 +1,88 @@
+"""What kind of file system a directory is on, and what can be relied on there."""
+
+from __future__ import annotations
+
+import os
+import re
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from secrets import token_hex
+
+MOUNTS = Path("/proc/self/mountinfo")
+
+#: Types (proc(5)) whose files other hosts change without this host's kernel raising an event.
+_REMOTE = re.compile(
+    r"nfs[34]?|lustre|gpfs|mmfs|beegfs|panfs|cifs|smb3?|smbfs|ceph|afs|9p|virtiofs|orangefs|pvfs2|wekafs|gfs2?|ocfs2|"
+    r"glusterfs|fuse(blk)?(\..+)?"
+)
+_OCTAL = re.compile(r"\\([0-7]{3})")
+
+
+@dataclass(frozen=True)
+class Mount:
+    """A line of the mount table."""
+
+    point: str
+    kind: str
+    source: str
+
+    @property
+    def remote(self) -> bool:
+        """Whether other hosts may write there, so that events tell only of this host's own changes."""
+        return _REMOTE.fullmatch(self.kind) is not None
+
+
+def mount_of(path: Path, table: str | None = None) -> Mount:
+    """Return the mount that a path is on, by the mount table (that of this process, unless one is given)."""
+    text = MOUNTS.read_text(encoding="utf-8", errors="surrogateescape") if table is None else table
+    place = os.path.realpath(path)
+    found = Mount("/", "unknown", "")
+    for line in text.splitlines():
+        mount = _parsed(line)
+        # The later of two at the same place hides the earlier.
+        if mount and _holds(mount.point, place) and len(mount.point) >= len(found.point):
+            found = mount
+    return found
+
+
+def _parsed(line: str) -> Mount | None:
+    left, dash, right = line.partition(" - ")
+    fields, more = left.split(" "), right.split(" ")
+    if not dash or len(fields) < 5 or len(more) < 2:
+        return None
+    return Mount(_plain(fields[4]), more[0], _plain(more[1]))
+
+
+def _plain(text: str) -> str:
+    return _OCTAL.sub(lambda match: chr(int(match[1], 8)), text)
+
+
+def _holds(point: str, place: str) -> bool:
+    return point in ("/", place) or place.startswith(f"{point}/")
+
+
+@dataclass(frozen=True)
+class Trial:
+    """What was tried in a directory: ``clock_ahead`` is the file server's clock against ours, in seconds."""
+
+    replaces: bool
+    clock_ahead: float
+
+
+def tried(directory: Path) -> Trial:
+    """Write and rename small files in a directory; raise OSError if that is refused. Nothing is left."""
+    old, new = (directory / f".probe.{os.getpid()}.{token_hex(4)}" for _ in range(2))
+    try:
+        old.write_text("old", encoding="utf-8")
+        before = time.time()
+        new.write_text("new", encoding="utf-8")
+        after = time.time()
+        written = new.stat().st_mtime
+        new.replace(old)
+        replaces = old.read_text(encoding="utf-8") == "new" and not new.exists()
+    finally:
+        for path in (old, new):
+            path.unlink(missing_ok=True)
+    ahead = written - after if written > after else min(0.0, written - before)
+    return Trial(replaces, ahead)

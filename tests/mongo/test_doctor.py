@@ -1,0 +1,153 @@
+"""`fwagent doctor` on a real database, and what it says of a bad one."""
+
+import os
+
+import pytest
+from pymongo import ASCENDING
+
+from agent import doctor
+from agent.config import load_config
+from fwcore.launchpad.diagnosis import Diagnosis
+from tests.support.agent import Site, Store
+
+
+@pytest.fixture
+def site(mongod, lp_name, tmp_path, monkeypatch):
+    for name in ("crontab", "systemctl", "loginctl"):
+        tool = tmp_path / "bin" / name
+        tool.parent.mkdir(exist_ok=True)
+        tool.write_text("#!/bin/sh\ncat <$0.says 2>/dev/null\n")
+        tool.chmod(0o755)
+    site = Site(tmp_path / "home", mongod, lp_name)
+    site.environment["PATH"] = f"{tmp_path / 'bin'}:{os.environ['PATH']}"
+    return site
+
+
+def examined(site, status=0):
+    """{title: [checks]} of what the command tells."""
+    checks: dict[str, list[dict[str, str]]] = {}
+    for check in site.json("doctor", status=status)["checks"]:
+        checks.setdefault(check["title"], []).append(check)
+    return checks
+
+
+def only(rows):
+    (row,) = rows
+    return row
+
+
+def test_all_is_well(site, lp, db):
+    site.configure(queue={"type": "local"})
+    before = set(db.list_collection_names())
+    with site.daemon():
+        checks = examined(site)
+    assert {c["verdict"] for rows in checks.values() for c in rows} <= {"pass", "warn"}
+    assert only(checks["agent"])["verdict"] == "pass"
+    assert "serves this worker" in only(checks["agent"])["seen"]
+    assert only(checks["indexes"])["seen"] == "all of FireWorks' are there"
+    assert only(checks["writable"])["verdict"] == "pass"
+    assert only(checks["rename"])["verdict"] == "pass"
+    assert "MongoDB 6" in only(checks["database"])["seen"]
+    assert "fwagent_probe" not in set(db.list_collection_names()) - before
+
+
+def test_what_people_see(site):
+    done = site.run("doctor")
+    assert "ok    round trip: " in done.stdout
+    assert "warn  agent: none serves this worker\n      -> fwagent service install" in done.stdout
+
+
+def test_a_database_that_is_away_is_told_once(site, private_mongod):
+    site.server = private_mongod
+    site.configure(launchpad=site.impatient_launchpad())
+    private_mongod.stop()
+    checks = examined(site, status=1)
+    assert only(checks["database"])["verdict"] == "fail"
+    assert "does not answer" in only(checks["database"])["seen"]
+    assert not {"locks", "agent", "indexes"} & checks.keys()
+    assert only(checks["rename"])["verdict"] == "pass"
+
+
+def test_an_empty_database_is_no_launchpad(site, mongo_client, db_name):
+    site.configure(launchpad={"name": db_name})
+    assert only(examined(site, status=1)["LaunchPad"])["verdict"] == "fail"
+
+
+def test_missing_indexes(site, db):
+    db.fireworks.drop_index([("state", ASCENDING)])
+    try:
+        check = only(examined(site)["indexes"])
+    finally:
+        db.fireworks.create_index([("state", ASCENDING)])
+    assert (check["verdict"], check["seen"]) == ("warn", "missing: fireworks.state")
+
+
+def test_a_lock_that_nobody_can_be_told_to_hold(site, lp, db):
+    (fw_id,) = Store(lp, db).add({})
+    db.workflows.update_one({"nodes": fw_id}, {"$set": {"locked": True}})
+    check = only(examined(site)["locks"])
+    assert check["verdict"] == "warn"
+    assert f"fwagent unlock {fw_id}" in check["hint"]
+
+
+def test_cron_lines_that_still_run(site, tmp_path):
+    says = tmp_path / "bin" / "crontab.says"
+    says.write_text(
+        "# lpad recover_offline\n*/5 * * * * lpad -l my.yaml recover_offline; qlaunch -r rapidfire\n"
+    )
+    check = only(examined(site)["cron"])
+    assert check["verdict"] == "warn"
+    assert "recover_offline" in check["seen"]
+    says.write_text("# qlaunch\n* * * * * fwagent sync\n")
+    assert only(examined(site)["cron"])["verdict"] == "pass"
+
+
+def test_commands_of_the_scheduler(site):
+    site.configure(queue={"type": "lsf"})
+    check = only(examined(site, status=1)["queue"])
+    assert check["seen"] == "lsf: there is no bsub, bjobs, bkill on PATH"
+
+
+def test_a_configuration_that_others_may_change(site):
+    site.config.chmod(0o666)
+    assert {c["verdict"] for c in examined(site)["configuration"]} == {"pass", "warn"}
+
+
+def test_what_was_left_behind(site, tmp_path):
+    rescued = site.home / ".fwagent" / "rescue"
+    rescued.mkdir(parents=True)
+    (rescued / "7.abc.json").touch()
+    assert "1 in " in only(examined(site)["left behind"])["seen"]
+
+
+def test_a_root_that_cannot_be_used(site):
+    site.home.joinpath("fireworks").write_text("a file")
+    check = only(examined(site, status=1)["launch root"])
+    assert "is not usable" in check["seen"]
+    assert check["hint"]
+
+
+@pytest.mark.parametrize(
+    ("facts", "title", "verdict"),
+    [
+        ({"round_trip": 0.3}, "round trip", "warn"),
+        ({"clock_ahead": -90.0}, "clock of the database", "warn"),
+        ({"unwritable": "not authorized on fw to execute command"}, "writable", "fail"),
+    ],
+)
+def test_verdicts(facts, title, verdict):
+    good = {"version": "6", "round_trip": 0.001, "clock_ahead": 0.0}
+    found = {check.title: check for check in doctor._found_in(Diagnosis(**{**good, **facts}))}
+    assert found[title].verdict == verdict
+    assert found[title].hint
+
+
+def test_every_check_is_guarded(site, monkeypatch):
+    def broken(*_arguments):
+        raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr(doctor, "_launch_root", broken)
+    found = list(doctor.examine(load_config(site.config), site.config))
+    (check,) = [check for check in found if check.title == "launch root"]
+    assert check.verdict == "warn"
+    assert found[-1].title != "launch root"
