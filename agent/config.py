@@ -241,18 +241,23 @@ def load_config(given: Path | None = None) -> Config:
         ) from None
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path} cannot be read: {error}") from None
+    config = parse_config(text, path)
+    if config.launchpad.uri and _holds_password(config.launchpad.uri.get_secret_value()):
+        _refuse_readable(path)
+    return config
+
+
+def parse_config(text: str, path: Path) -> Config:
+    """Check the text of a configuration file; raise ConfigError that names the key and what to write."""
     try:
         tree = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         # Its message gives line and column; the line itself may hold a password.
         raise ConfigError(f"{path} is not valid TOML: {error}") from None
     try:
-        config = Config.model_validate(tree)
+        return Config.model_validate(tree)
     except ValidationError as error:
         raise ConfigError(*_explained(path, error)) from None
-    if config.launchpad.uri and _holds_password(config.launchpad.uri.get_secret_value()):
-        _refuse_readable(path)
-    return config
 
 
 def _uri_from(path: Path) -> str:

@@ -92,8 +92,9 @@ def chosen(ctx: typer.Context, config: Path | None) -> Path | None:
 
 def main() -> None:
     """Run the command line."""
-    from agent.cli import look, runner, service, work
+    from agent.cli import init, look, runner, service, work
 
+    init.add_to(app)
     work.add_to(app)
     look.add_to(app)
     runner.add_to(app)

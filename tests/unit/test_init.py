@@ -1,0 +1,144 @@
+"""`fwagent init`: what it finds, what it writes, and what it leaves alone."""
+
+import stat
+
+import pytest
+from typer.testing import CliRunner
+
+from agent import first
+from agent.cli import app, init
+from agent.config import load_config
+from fwcore.errors import FwagentError
+
+LAUNCHPAD = "host: db.example.org\nname: fw\nusername: me\npassword: secret\n"
+WORKER = "name: perlmutter\ncategory: ''\nquery: '{}'\n"
+
+init.add_to(app)
+
+
+@pytest.fixture
+def home(tmp_path, monkeypatch):
+    """A home directory with FireWorks' files, and nothing of a scheduler on PATH."""
+    folder = tmp_path / ".fireworks"
+    folder.mkdir()
+    (folder / "my_launchpad.yaml").write_text(LAUNCHPAD)
+    (folder / "my_launchpad.yaml").chmod(0o600)
+    (folder / "my_fworker.yaml").write_text(WORKER)
+    (tmp_path / "here").mkdir()
+    (tmp_path / "bin").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("PATH", str(tmp_path / "bin"))
+    for name in ("FW_CONFIG_FILE", "FWAGENT_CONFIG", "WORK", "PSCRATCH", "FWAGENT_LAUNCHPAD_URI"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("SCRATCH", str(tmp_path / "scratch"))
+    return tmp_path
+
+
+def run(*arguments, status=0):
+    done = CliRunner().invoke(app, ["init", *arguments])
+    assert done.exit_code == status, (done.output, done.exception)
+    return done.output
+
+
+def config_of(home):
+    return home / ".config" / "fwagent" / "config.toml"
+
+
+def has(home, *commands):
+    for command in commands:
+        (home / "bin" / command).write_text("#!/bin/sh\n")
+        (home / "bin" / command).chmod(0o755)
+
+
+def test_it_points_at_fireworks_files(home):
+    has(home, "sbatch")
+    (home / ".fireworks" / "my_qadapter.yaml").write_text("_fw_name: CommonAdapter\n")
+    assert "next: fwagent doctor" in run("--yes")
+    config = load_config(config_of(home))
+    assert config.fworker().name == "perlmutter"
+    assert config.launchpad.file == home / ".fireworks" / "my_launchpad.yaml"
+    assert config.queue.type == "slurm"
+    assert config.queue.file == home / ".fireworks" / "my_qadapter.yaml"
+    assert config.launch.root == home / "scratch" / "fireworks"
+    assert stat.S_IMODE(config_of(home).stat().st_mode) == 0o600
+    assert "secret" not in config_of(home).read_text()
+
+
+def test_nothing_is_overwritten_without_force(home):
+    config_of(home).parent.mkdir(parents=True)
+    config_of(home).write_text("mine")
+    assert "is there already" in run("--yes", status=2)
+    assert config_of(home).read_text() == "mine"
+    assert 'name = "x"' in run("--dry-run", "--worker", "x")
+    assert config_of(home).read_text() == "mine"
+    run("--yes", "--force", "--worker", "x")
+    assert load_config(config_of(home)).fworker().name == "x"
+
+
+def test_a_dry_run_writes_nothing(home):
+    assert run("--dry-run").startswith(f"# {config_of(home)}\n")
+    assert not config_of(home).parent.exists()
+
+
+def test_without_a_database_it_says_what_to_give(home):
+    (home / ".fireworks" / "my_launchpad.yaml").unlink()
+    assert "--uri-file" in run("--yes", status=2)
+    secret = home / "uri"
+    secret.write_text("mongodb://u:p@h/")
+    secret.chmod(0o600)
+    run("--yes", "--uri-file", str(secret), "--database", "mine")
+    config = load_config(config_of(home))
+    assert (config.launchpad.uri_file, config.launchpad.name) == (secret, "mine")
+
+
+@pytest.mark.parametrize(
+    ("commands", "kind"),
+    [((), "local"), (("qsub", "qconf"), "sge"), (("qsub", "pbsnodes"), "pbs"), (("bsub",), "lsf")],
+)
+def test_the_scheduler_is_detected(home, commands, kind):
+    has(home, *commands)
+    assert first.scheduler() == kind
+
+
+def test_a_queue_type_that_there_is_not(home):
+    assert "queue.type" in run("--yes", "--queue", "condor", status=2)
+    assert not config_of(home).exists()
+
+
+def test_a_launchpad_that_cannot_be_read(home):
+    (home / ".fireworks" / "my_launchpad.yaml").write_text("[")
+    assert "is not valid YAML" in run("--yes", status=2)
+
+
+class TestWhereFireWorksLooks:
+    def test_the_current_directory_comes_first(self, home):
+        own = home / "here" / "my_launchpad.yaml"
+        own.write_text(LAUNCHPAD)
+        assert first.find_fireworks({}, home / "here").launchpad == own
+
+    def test_a_config_names_them(self, home):
+        named = home / "elsewhere.yaml"
+        named.write_text(WORKER)
+        (home / ".fireworks" / "FW_config.yaml").write_text(f"FWORKER_LOC: {named}\n")
+        found = first.find_fireworks({"FW_CONFIG_FILE": "/nowhere"}, home / "here")
+        assert found.worker == named
+        assert found.launchpad == home / ".fireworks" / "my_launchpad.yaml"
+        assert found.queue is None
+
+    def test_the_variable_comes_last(self, home):
+        folder = home / "project"
+        folder.mkdir()
+        (folder / "my_fworker.yaml").write_text(WORKER)
+        config = folder / "FW_config.yaml"
+        config.write_text(f"CONFIG_FILE_DIR: {folder}\n")
+        environ = {"FW_CONFIG_FILE": str(config)}
+        assert first.find_fireworks(environ, home / "here").worker == folder / "my_fworker.yaml"
+        (home / ".fireworks" / "FW_config.yaml").write_text("PRINT_FW_JSON: true\n")
+        found = first.find_fireworks(environ, home / "here")
+        assert found.worker == home / ".fireworks" / "my_fworker.yaml"
+
+    def test_a_config_that_is_none(self, home):
+        (home / ".fireworks" / "FW_config.yaml").write_text("[1]")
+        with pytest.raises(FwagentError):
+            first.find_fireworks({}, home / "here")
