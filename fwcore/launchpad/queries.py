@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from pymongo import DESCENDING
@@ -63,6 +63,11 @@ class Queries(Session):
         with self._reaching():
             cursor = self._db.fireworks.find({"fw_id": {"$in": list(fw_ids)}}, {"launches": 1})
             return {number for firework in cursor for number in firework.get("launches") or ()}
+
+    def select(self, query: Mapping[str, Any]) -> list[int]:
+        """Return the Fireworks that a MongoDB filter finds, in the order of their ids."""
+        with self._reaching():
+            return sorted(doc["fw_id"] for doc in self._db.fireworks.find(query, {"fw_id": 1}))
 
     def fw_states(self, fw_ids: Iterable[int] | None = None) -> dict[int, tuple[str, str]]:
         """Return {fw_id: (state, name)}, of some Fireworks or of all."""
