@@ -3,8 +3,10 @@
 FireWorks calls it an FWAction. Here it is a plain dict that has every key of ``EMPTY``.
 """
 
+import json
 from typing import Any, Callable, Dict, List
 
+from fwrunner import protocol
 from fwrunner.protocol.action import EMPTY, InvalidAction, apply_modifiers
 
 Action = Dict[str, Any]
@@ -51,6 +53,8 @@ def failure(message: str, task: Any, stacktrace: str, error: BaseException) -> A
     from fwrunner.plain import plain
 
     details = _quietly(lambda: plain(error.to_dict()))  # type: ignore[attr-defined]
+    if len(json.dumps(details)) > protocol.MAX_ACTION_SIZE // 2:
+        details = None  # the rest is to be told
     exception = {"_stacktrace": plain(stacktrace), "_details": details}
     stored = {"_message": plain(message), "_task": _quietly(lambda: plain(task))}
     return dict(read_action(None), stored_data=dict(stored, _exception=exception), exit=True)

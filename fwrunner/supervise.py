@@ -49,11 +49,14 @@ def run(
     ``end`` ends the child that runs the tasks, with an exit status: ``sys.exit``, if it is called by a
     program of its own, so that what tasks registered for the end of the interpreter is done.
     """
-    launch = Launch(os.path.abspath(launch_dir))
-    done = protocol.read_report(launch.directory)
+    directory = os.path.abspath(launch_dir)
+    done = protocol.read_report(directory)
     if isinstance(done, protocol.Report) and done.final:
-        say(f"launch {launch.launch_id} has ended as {done.state} before; nothing is run again")
+        say(f"launch {done.launch_id} has ended as {done.state} before; nothing is run again")
         return STATUS[done.state]
+    launch = Launch(directory)
+    if launch.damage:
+        return _without_tasks(launch, launch.damage)
     channel = Channel()
     bell = signals.Bell()
     # With a terminal, a process group of its own could not read from it, and Ctrl-C reaches both.
@@ -80,7 +83,7 @@ def run(
 
 def _without_tasks(launch: Launch, why: str) -> int:
     say(why)
-    launch.start()
+    launch.start(**_facts())
     launch.finish("FIZZLED", failure(why, None, f"{why}\n", OSError(why)))
     return STATUS["FIZZLED"]
 
@@ -188,7 +191,7 @@ class _Supervisor:
         self._killed = False
         self._state: Optional[str] = None
         self._told = False
-        self._facts = {"host": os.uname().nodename, "pid": os.getpid(), "job_id": node.job_id()}
+        self._facts = _facts()
 
     def watch(self, ping_interval: float) -> int:
         """Return the exit status, when the tasks have ended and the report is left."""
@@ -223,12 +226,19 @@ class _Supervisor:
         heard: List[Any] = [self._bell, self._channel] if self._channel.open else [self._bell]
         ready = select.select(heard, [], [], timeout)[0]
         if self._bell in ready:
-            for number in self._bell.came():
-                self._pass_on(number)
+            came = self._bell.came()
+            for position, number in enumerate(came):
+                if number != signals.SUSPEND or signals.RESUME not in came[position:]:
+                    self._pass_on(number)
         if self._channel in ready:
             self._listen()
 
     def _pass_on(self, number: int) -> None:
+        if number in (signals.SUSPEND, signals.RESUME):
+            self._tasks.signal(number)
+            if number == signals.SUSPEND:
+                # Its own default would do nothing in a process group that no shell looks after.
+                os.kill(os.getpid(), signal.SIGSTOP)
         if number not in signals.SIGNALS:
             return  # SIGCHLD: it has served its purpose
         self._signal = self._signal or number
@@ -279,6 +289,10 @@ class _Supervisor:
             peak = usage.ru_maxrss * 1024 // _MEGABYTE
             cause += f", perhaps because memory ran out (its peak was {peak} MB)"
         return cause
+
+
+def _facts() -> Dict[str, Any]:
+    return {"host": os.uname().nodename, "pid": os.getpid(), "job_id": node.job_id()}
 
 
 def _terminal() -> bool:

@@ -74,7 +74,8 @@ class Report(NamedTuple):
 
     ``state`` is RUNNING, COMPLETED or FIZZLED. Times are ISO 8601 texts as they were found, naive
     ones meaning UTC. ``checkpoint`` and ``fwaction`` are FireWorks' objects, passed through as
-    opaque JSON. ``fw_id`` and ``token`` are None in a directory that stock ``rlaunch`` wrote.
+    opaque JSON. ``fw_id`` and ``token`` are None in a directory that stock ``rlaunch`` wrote, ``fw_id``
+    also where the job found no Firework in ``FW.json``.
     ``trackers`` is {filename: its end, as text} of files that the launch tracks.
     """
 
@@ -213,7 +214,7 @@ def parse_report(document: Document) -> Report:
     """Return the Report that a self-contained document of ours holds; raise Unreadable if none."""
     _check_protocol(document)
     values = {name: document[name] for name in Report._fields if document.get(name) is not None}
-    for name in ("launch_id", "fw_id", "state", "launch_dir", "token", "attempt"):
+    for name in ("launch_id", "state", "launch_dir", "token", "attempt"):
         if name not in values:
             raise Unreadable(f"the report has no {name!r}")
     return _checked(Report(**values))

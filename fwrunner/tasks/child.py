@@ -7,7 +7,7 @@ import threading
 from contextlib import contextmanager
 from typing import Any, Dict, Iterator, List, Tuple
 
-from fwrunner.signals import SIGNALS, STOP
+from fwrunner.signals import STOP, ending
 
 #: The child that a thread waits for now, by the thread's ident. Only background tasks have another thread.
 _waited_for: Dict[int, Any] = {}
@@ -58,7 +58,7 @@ def _signals_held() -> Iterator[None]:
     came: List[int] = []
     before: Dict[signal.Signals, Any] = {}
     if threading.current_thread() is threading.main_thread():
-        for number in SIGNALS:
+        for number in ending():
             before[number] = signal.signal(number, lambda number, _frame: came.append(number))
     try:
         yield

@@ -349,6 +349,21 @@ class TestFizzled:
         assert run(str(staged.path)) == 1
         assert "bytes of JSON; at most 1000" in staged.stored()["_message"]
 
+    def test_what_is_handed_over_counts_too(self, stage, monkeypatch):
+        monkeypatch.setattr(protocol, "MAX_ACTION_SIZE", 1000)
+        given = {"_pass_job_info": True, "_job_info": ["y" * 900]}
+        assert run(str(stage(call("{}"), **given).path)) == 1
+        assert (
+            "bytes of JSON; at most 1000"
+            in Staged(Path.cwd() / "launch", Path()).stored()["_message"]
+        )
+
+    def test_details_of_an_error_too_large_to_be_read(self, stage, monkeypatch):
+        monkeypatch.setattr(protocol, "MAX_ACTION_SIZE", 8)
+        staged = stage("Raise")
+        assert run(str(staged.path)) == 1
+        assert staged.stored()["_exception"]["_details"] is None
+
     def test_a_checkpoint_too_large_for_a_launch_leaves_the_one_before(
         self, stage, monkeypatch, capfd
     ):
@@ -607,9 +622,6 @@ class TestNothingToRun:
     @pytest.mark.parametrize(
         ("name", "text", "problem"),
         [
-            ("FW.json", None, "no FW.json in "),
-            ("FW.json", "{", "FW.json is half-written or not JSON"),
-            ("FW.json", "{}", "FW.json has no list spec._tasks"),
             ("FW_offline.json", None, "no FW_offline.json in "),
             ("FW_offline.json", "", "FW_offline.json is empty"),
             ("FW_offline.json", "{}", "FW_offline.json has no launch_id"),
@@ -631,6 +643,61 @@ class TestNothingToRun:
         assert main([str(staged.path)]) == 2
         assert capsys.readouterr().err.startswith("fwrunner: ")
         assert before == {path.name: path.read_text() for path in staged.path.iterdir()}
+
+
+class TestDamagedFirework:
+    """The launch is known by FW_offline.json, so that what was submitted must not stay RESERVED."""
+
+    @pytest.mark.parametrize(
+        ("text", "problem"),
+        [
+            (None, "no FW.json ("),
+            ("", "FW.json is empty ("),
+            ('{"spec": {"_tas', "FW.json is half-written or not JSON ("),
+            ("[]", "FW.json holds no JSON object ("),
+            ('{"fw_id": 3}', "FW.json has no list spec._tasks: is it a Firework? ("),
+        ],
+    )
+    def test_is_reported(self, stage, monkeypatch, capfd, text, problem):
+        monkeypatch.setattr(places, "sleep", lambda _: None)
+        staged = stage("Files")
+        (staged.path / "FW.json").unlink()
+        if text is not None:
+            (staged.path / "FW.json").write_text(text)
+        assert main([str(staged.path)]) == 1
+        for report in (staged.report(), staged.entry()):
+            assert (report.launch_id, report.token, report.state) == (7, "abc", "FIZZLED")
+        assert staged.report().started_on is not None
+        assert staged.stored()["_message"].startswith(problem)
+        assert staged.read("FW_offline.json")["state"] == "FIZZLED"
+        assert staged.entry(final=False).state == "RUNNING"
+        assert f"fwrunner: {problem}" in capfd.readouterr().err
+        staged.write("FW.json", {"spec": {"_tasks": []}})
+        assert main([str(staged.path)]) == 1
+        assert "has ended as FIZZLED before" in capfd.readouterr().err
+
+    def test_it_may_come_in_a_moment(self, stage, monkeypatch):
+        staged = stage("Files")
+        firework = (staged.path / "FW.json").read_text()
+        (staged.path / "FW.json").write_text(firework[:9])
+        monkeypatch.setattr(
+            places, "sleep", lambda _: (staged.path / "FW.json").write_text(firework)
+        )
+        assert run(str(staged.path)) == 0
+
+    def test_an_id_that_is_none_is_not_reported(self, stage):
+        staged = stage("Files")
+        staged.write("FW.json", {**staged.read("FW.json"), "fw_id": "three"})
+        assert run(str(staged.path)) == 0
+        assert (staged.entry().state, staged.entry().fw_id) == ("COMPLETED", None)
+
+    def test_what_has_ended_has_although_its_files_are_gone(self, stage, capfd):
+        staged = stage("Files")
+        assert run(str(staged.path)) == 0
+        (staged.path / "FW.json").unlink()
+        (staged.path / "FW_offline.json").write_text("")
+        assert run(str(staged.path)) == 0
+        assert "has ended as COMPLETED before" in capfd.readouterr().err
 
 
 def old_python() -> list[str]:
