@@ -188,6 +188,19 @@ def read_report(
     return _report_from_offline(launch_dir, offline, limits)
 
 
+def read_ping(
+    launch_dir: str, max_size: int = MAX_REPORT_SIZE, owner: Optional[int] = None
+) -> Document:
+    """Return what ``FW_ping.json`` tells: the keys named above, as far as they make sense. Never raises."""
+    try:
+        ping = _read_json(os.path.join(launch_dir, PING_JSON), _Limits(max_size, owner))
+    except (FileNotFoundError, Unreadable):
+        return {}
+    texts = {key: ping[key] for key in _PING_TEXTS if isinstance(ping.get(key), str)}
+    numbers = {key: ping[key] for key in _PING_NUMBERS if type(ping.get(key)) in (int, float)}
+    return dict(texts, **{key: n for key, n in numbers.items() if 0 <= n <= MAX_INT})
+
+
 def read_outbox_entry(
     path: str, max_size: int = MAX_REPORT_SIZE, owner: Optional[int] = None
 ) -> Union[NotYet, Report]:
@@ -285,7 +298,7 @@ def _report_from_offline(
         values[name] = offline.get(name)
     values["state"] = offline.get("state") if final else "RUNNING"
     values["completed_on"] = offline.get("completed_on") if final else None
-    values["ping_time"] = _read_ping(launch_dir, limits)
+    values["ping_time"] = read_ping(launch_dir, *limits).get("ping_time")
     try:
         _check_protocol(ours if isinstance(ours, dict) else {})
         return _checked(Report(launch_dir=launch_dir, **values))
@@ -293,13 +306,8 @@ def _report_from_offline(
         return NotYet(launch_dir, f"{OFFLINE_JSON}: {error}")
 
 
-def _read_ping(launch_dir: str, limits: _Limits) -> Optional[str]:
-    try:
-        ping_time = _read_json(os.path.join(launch_dir, PING_JSON), limits).get("ping_time")
-    except (FileNotFoundError, Unreadable):
-        return None
-    return ping_time if isinstance(ping_time, str) else None
-
+_PING_TEXTS = ("ping_time", "host", "job_id")
+_PING_NUMBERS = ("pid", "task", "rss", "cpu")
 
 _TYPES: Dict[str, type] = dict.fromkeys(Report._fields, str)
 _TYPES.update(launch_id=int, fw_id=int, attempt=int, checkpoint=dict, fwaction=dict, trackers=dict)

@@ -56,7 +56,7 @@ def _end(process: Any, grace: float) -> None:
 def _signals_held() -> Iterator[None]:
     """Handle signals only afterwards: a child that nobody knows of yet cannot be ended."""
     came: List[int] = []
-    before: Dict[signal.Signals, Any] = {}
+    before: Dict[int, Any] = {}
     if threading.current_thread() is threading.main_thread():
         for number in ending():
             before[number] = signal.signal(number, lambda number, _frame: came.append(number))
