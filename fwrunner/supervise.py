@@ -10,7 +10,7 @@ import select
 import signal
 import sys
 import time
-from typing import Any, Callable, Dict, List, NoReturn, Optional, Tuple
+from typing import Any, Callable, Dict, List, NoReturn, Optional
 
 from fwrunner import node, protocol, signals
 from fwrunner.action import failure
@@ -109,7 +109,8 @@ class _Tasks:
     def __init__(self, pid: int, own_group: bool) -> None:
         self.pid = pid
         self._own_group = own_group
-        self.ended: Optional[Tuple[int, Any]] = None
+        #: What waitpid() said of it, once it has ended.
+        self.ended: Optional[int] = None
         if own_group:
             try:
                 os.setpgid(pid, pid)  # before a signal can come that is to reach all of it
@@ -117,11 +118,11 @@ class _Tasks:
                 pass  # it has ended already
 
     def look(self) -> bool:
-        """Tell whether it has ended; what wait4() said of it is in ``ended`` then."""
+        """Tell whether it has ended."""
         if self.ended is None:
-            pid, status, usage = os.wait4(self.pid, os.WNOHANG)
+            pid, status = os.waitpid(self.pid, os.WNOHANG)
             if pid:
-                self.ended = (status, usage)
+                self.ended = status
         return self.ended is not None
 
     def signal(self, number: int) -> None:
@@ -148,8 +149,7 @@ class _Tasks:
                 pass
         self.signal(signal.SIGKILL)
         if self.ended is None:
-            _, status, usage = os.wait4(self.pid, 0)
-            self.ended = (status, usage)
+            self.ended = os.waitpid(self.pid, 0)[1]
 
     def clear(self) -> None:
         """End what it left behind in its process group."""
@@ -279,20 +279,27 @@ class _Supervisor:
         if self._signal:
             ended = signals.ended_by(self._signal)
             return f"{ended}; it did not stop, and was killed" if self._killed else ended
-        assert self._tasks.ended is not None
-        status, usage = self._tasks.ended
+        status = self._tasks.ended
+        assert status is not None
         if not os.WIFSIGNALED(status):
             return f"it ended the process of the tasks with exit status {os.WEXITSTATUS(status)}"
         number = os.WTERMSIG(status)
         cause = f"the process of the tasks was killed by {signals.name_of(number)}"
         if number == signal.SIGKILL:
-            peak = usage.ru_maxrss * 1024 // _MEGABYTE
+            peak = _peak() // _MEGABYTE
             cause += f", perhaps because memory ran out (its peak was {peak} MB)"
         return cause
 
 
 def _facts() -> Dict[str, Any]:
     return {"host": os.uname().nodename, "pid": os.getpid(), "job_id": node.job_id()}
+
+
+def _peak() -> int:
+    """Return the bytes of memory that the largest process of the tasks has had."""
+    import resource
+
+    return resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024
 
 
 def _terminal() -> bool:

@@ -25,9 +25,12 @@ import errno
 import json
 import os
 import stat
-import zlib
-from datetime import datetime, timezone
-from typing import Any, Dict, NamedTuple, Optional, Union
+import time
+from typing import TYPE_CHECKING, Any, Callable, Dict, NamedTuple, Optional, Union
+
+if TYPE_CHECKING:
+    # A job needs it seldom, and opens fewer files without: see benchmarks/runner.py.
+    from datetime import datetime
 
 PROTOCOL = 1
 
@@ -108,14 +111,18 @@ class _Limits(NamedTuple):
     owner: Optional[int]
 
 
-def utcnow() -> datetime:
+def utcnow() -> "datetime":
     """Return the time of this host, aware, in UTC."""
+    from datetime import datetime, timezone
+
     return datetime.now(timezone.utc)
 
 
 def timestamp() -> str:
     """Return now as FireWorks writes times: ISO 8601, UTC, microseconds unless exactly 0."""
-    return utcnow().isoformat()
+    seconds, microseconds = divmod(round(time.time() * 1e6), 1000000)
+    text = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(seconds))
+    return f"{text}.{microseconds:06}+00:00" if microseconds else f"{text}+00:00"
 
 
 def outbox_name(launch_id: int, token: str, final: bool) -> str:
@@ -333,10 +340,11 @@ def _read_bytes(path: str, limits: _Limits, suffix: str) -> bytes:
     try:
         with open(path, "rb", opener=_open_safely) as stream:
             _check_file(os.fstat(stream.fileno()), name, limits)
-            data = bytes(_decompressed(stream, suffix).read(limits.max_size + 1))
+            read = _decompressed(stream, suffix) if suffix else stream.read
+            data = read(limits.max_size + 1)
     except FileNotFoundError:
         raise FileNotFoundError(errno.ENOENT, f"no {name}", path) from None
-    except (OSError, EOFError, ValueError, zlib.error, ImportError) as error:
+    except (OSError, EOFError, ValueError, ImportError) as error:
         raise Unreadable(f"{name}: {getattr(error, 'strerror', None) or error}") from None
     if len(data) > limits.max_size:
         raise Unreadable(f"{name} is larger than {limits.max_size} bytes")
@@ -348,17 +356,22 @@ def _open_safely(path: str, flags: int) -> int:
     return os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK)
 
 
-def _decompressed(stream: Any, suffix: str) -> Any:
-    # Imported here: a compute node needs neither, and starts sooner without.
+def _decompressed(stream: Any, suffix: str) -> Callable[[int], bytes]:
+    # Imported here: a compute node needs none of them, and starts sooner without.
     if suffix.lower() == ".bz2":
         import bz2
 
-        return bz2.BZ2File(stream)
-    if suffix:
-        import gzip
+        return bz2.BZ2File(stream).read
+    import gzip
+    import zlib
 
-        return gzip.GzipFile(fileobj=stream)
-    return stream
+    def read(size: int) -> bytes:
+        try:
+            return gzip.GzipFile(fileobj=stream).read(size)
+        except zlib.error as error:
+            raise ValueError(str(error)) from None
+
+    return read
 
 
 def _check_file(status: os.stat_result, name: str, limits: _Limits) -> None:
