@@ -107,6 +107,7 @@ class Launch:
             fwaction=action,
             completed_on=now,
             checkpoint=self.written.get("checkpoint"),
+            trackers=self._tails(),
         )
         wanted = self._places(report)
         told = len(leave(wanted)) < len(wanted) or self._rescue(report, wanted)
@@ -114,6 +115,14 @@ class Launch:
             os.close(self._handle)
             self._handle = None
         return told
+
+    def _tails(self) -> Optional[Dict[str, str]]:
+        trackers = self.firework["spec"].get("_trackers")
+        if not trackers:
+            return None
+        from fwrunner.tails import read_tails
+
+        return read_tails(self._found(), trackers) or None
 
     def _places(self, report: protocol.Report) -> List[Place]:
         offline = self._look()
