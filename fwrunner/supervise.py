@@ -15,7 +15,7 @@ from typing import Any, Callable, Dict, List, NoReturn, Optional
 from fwrunner import node, protocol, signals
 from fwrunner.action import failure
 from fwrunner.channel import Channel
-from fwrunner.launch import Launch
+from fwrunner.launch import Launch, NothingToRun
 from fwrunner.places import say
 
 #: Exit status of the process.
@@ -49,7 +49,8 @@ def run(
     ``end`` ends the child that runs the tasks, with an exit status: ``sys.exit``, if it is called by a
     program of its own, so that what tasks registered for the end of the interpreter is done.
     """
-    directory = os.path.abspath(launch_dir)
+    _open_what_is_closed()
+    directory = _absolute(launch_dir)
     done = protocol.read_report(directory)
     if isinstance(done, protocol.Report) and done.final:
         say(f"launch {done.launch_id} has ended as {done.state} before; nothing is run again")
@@ -307,6 +308,26 @@ def _terminal() -> bool:
         return os.isatty(0)
     except OSError:
         return False
+
+
+def _absolute(launch_dir: str) -> str:
+    try:
+        return os.path.abspath(launch_dir)
+    except OSError as error:
+        raise NothingToRun(
+            f"the current directory is gone: {error.strerror}",
+            "give the absolute path of the launch directory",
+        ) from None
+
+
+def _open_what_is_closed() -> None:
+    # The next files to be opened, the channel, would be taken for a command's stdin or stdout.
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            descriptor = os.open(os.devnull, os.O_RDWR)  # the lowest that is free: this one
+            os.set_inheritable(descriptor, True)
 
 
 def _flush() -> None:

@@ -4,6 +4,7 @@ import io
 import json
 import os
 import re
+import shlex
 import shutil
 import signal
 import subprocess
@@ -737,6 +738,23 @@ class TestCommand:
         for name in ("json", "signal", "argparse", "threading", "datetime"):
             (staged.path / f"{name}.py").write_text("raise SystemExit('the wrong one')")
         assert subprocess.run(command(), cwd=staged.path, check=False).returncode == 0
+
+    @pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&-", "<&- >&- 2>&-"])
+    def test_streams_that_are_closed(self, stage, closed):
+        script = {"_fw_name": "ScriptTask", "script": "cat; echo out; echo err >&2"}
+        staged = stage(script, dict(script, store_stdout=True), call("print('x')"))
+        shell = f"exec {shlex.join(command(staged.path))} {closed}"
+        subprocess.run(shell, shell=True, check=True, stdin=subprocess.DEVNULL)
+        assert staged.stored() == {"returncode": 0, "all_returncodes": [0], "stdout": "out\n"}
+
+    def test_a_current_directory_that_is_gone(self, stage, tmp_path):
+        staged = stage("Files")
+        for arguments, status in (([staged.path], 0), ([], 2), (["launch"], 2)):
+            (tmp_path / "gone").mkdir()
+            shell = f"cd gone; rmdir ../gone; exec {shlex.join(command(*arguments))}"
+            done = subprocess.run(shell, shell=True, check=False, stderr=subprocess.PIPE, text=True)
+            assert done.returncode == status
+            assert status == 0 or "hint: give the absolute path" in done.stderr
 
     def test_exit_statuses(self, stage, tmp_path):
         staged = stage("Raise")
