@@ -218,6 +218,7 @@ class _Supervisor:
             self._tasks.clear()
         elif self._signal:
             self._tasks.clear()
+        self._channel.let_go()
         return STATUS[str(self._state)] if self._told else STATUS["FIZZLED"]
 
     def _wait(self, ping_at: float) -> None:

@@ -68,6 +68,19 @@ FUNCTIONS = """
         with open("pid", "w") as file:
             file.write(str(sleeper.pid))
 
+    def fork_a_daemon():
+        ready, tell = os.pipe()
+        pid = os.fork()
+        if pid == 0:
+            for stream in range(3):
+                os.close(stream)
+            os.write(tell, b"x")
+            time.sleep(60)
+            os._exit(0)
+        os.read(ready, 1)
+        with open("pid", "w") as file:
+            file.write(str(pid))
+
     def swallow():
         try:
             print("up", flush=True)
@@ -345,8 +358,9 @@ class TestSignals:
         assert gone(child)
         assert gone(daemon)
 
-    def test_without_one_a_daemon_may_stay(self, job):
-        job.stage("daemon()")
+    @pytest.mark.parametrize("task", ["daemon()", "fork_a_daemon()"])
+    def test_without_one_a_daemon_may_stay(self, job, task):
+        job.stage(task)
         assert job.run()[0] == 0
         daemon = int((job.place / "pid").read_text())
         assert running(daemon)

@@ -77,6 +77,10 @@ TASKS = """
     def call_me():
         pass
 
+    class Evil:
+        def __getattr__(self, name):
+            raise RuntimeError("evil")
+
     class Detailed(Exception):
         def to_dict(self):
             return {"code": 7, "why": ("a", "b")}
@@ -315,6 +319,7 @@ class TestFizzled:
             ),
             ("{'stored': 1}", "it returned a dict with 'stored', which no FWAction has"),
             ("3", "it returned a int, which is no FWAction"),
+            ("Evil()", "it returned a runner_tasks.Evil, which is no FWAction"),
         ],
     )
     def test_results_that_cannot_be_told(self, stage, code, message):
@@ -327,7 +332,7 @@ class TestFizzled:
     def test_a_result_that_cannot_be_stored_costs_itself_only(self, stage, capfd):
         staged = stage(
             call("{'update_spec': {'x': [0, {1}, 2**64]}, 'stored_data': {'f': call_me}}"),
-            call("{'stored_data': {'same': spec['x'][2] == 2**64, 'g': object()}}"),
+            call("{'stored_data': {'same': spec['x'][2] == 2**64, 'g': object(), 'h': Evil()}}"),
             action(stored_data={"a": 1}),
         )
         assert run(str(staged.path)) == 0
@@ -336,6 +341,7 @@ class TestFizzled:
         assert stored["f"][UNSERIALIZABLE]["type"] == "function"
         assert [problem.split(": ")[0] for problem in stored[UNSERIALIZABLE]] == [
             "stored_data.f is a function", "update_spec.x[2] is a int", "stored_data.g is a object",
+            "stored_data.h is a runner_tasks.Evil",
         ]  # fmt: skip
         update = staged.report().fwaction["update_spec"]["x"]
         assert update[:2] == [0, "{1}"]
