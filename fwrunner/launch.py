@@ -63,7 +63,7 @@ class Launch:
             token=self.token,
             started_on=protocol.timestamp(),
             host=os.uname().nodename,
-            attempt=attempt + 1 if isinstance(attempt, int) else 1,
+            attempt=attempt + 1 if type(attempt) is int and 0 <= attempt < 10**9 else 1,
         )
         self.written: Dict[str, Any] = {}
         #: The checkpoint to go on from, if this is not the first start and the Firework asks for it.
@@ -247,7 +247,8 @@ def _firework_of(directory: str) -> Dict[str, Any]:
 
 
 def _check(offline: Dict[str, Any], ours: Dict[str, Any]) -> None:
-    if type(offline.get("launch_id")) is not int:
+    launch_id = offline.get("launch_id")
+    if type(launch_id) is not int or not 0 <= launch_id <= protocol.MAX_INT:
         problem = f"{protocol.OFFLINE_JSON} has no launch_id"
         raise NothingToRun(problem, "have the Firework launched again")
     if ours.get("protocol", protocol.PROTOCOL) != protocol.PROTOCOL:

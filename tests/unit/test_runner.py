@@ -609,6 +609,15 @@ class TestStartedAgain:
         assert (report.attempt, staged.entry().attempt) == (2, 2)
         assert staged.read("FW_offline.json")["fwagent"]["attempt"] == 2
 
+    @pytest.mark.parametrize("attempt", ["1", -5, True, 2**63 - 1])
+    def test_a_count_that_is_none_starts_anew(self, stage, attempt):
+        staged = stage("Files")
+        offline = staged.read("FW_offline.json")
+        offline["fwagent"]["attempt"] = attempt
+        staged.write("FW_offline.json", offline)
+        assert run(str(staged.path)) == 0
+        assert staged.entry().attempt == 1
+
     def test_the_final_report_of_an_earlier_launch_does_not_count(self, stage):
         staged = stage("Files")
         protocol.write_report(
@@ -632,6 +641,7 @@ class TestNothingToRun:
             ("FW_offline.json", None, "no FW_offline.json in "),
             ("FW_offline.json", "", "FW_offline.json is empty"),
             ("FW_offline.json", "{}", "FW_offline.json has no launch_id"),
+            ("FW_offline.json", '{"launch_id": 9223372036854775808}', "has no launch_id"),
             (
                 "FW_offline.json",
                 '{"launch_id": 7, "fwagent": {"protocol": 2}}',
@@ -821,6 +831,31 @@ class TestCommand:
         assert (job.returncode, job.stderr) == (0, "")
         assert staged.stored()["code"] == -15
         assert (staged.path / "ran").read_text() == "x\n"
+
+    @pytest.mark.parametrize("python", [sys.executable, *old_python()])
+    def test_commands_in_a_locale_without_umlauts(self, stage, monkeypatch, python):
+        arguments = {"source": {"type": "data", "value": "ß中"}}
+        described = {
+            "command": ["echo"],
+            "i": arguments,
+            "o": {"source": {"type": "stdout"}, "target": {"type": "data"}},
+        }
+        staged = stage(
+            {"_fw_name": "ScriptTask", "script": ["echo é中", "echo ü > ä"], "store_stdout": True},
+            {"_fw_name": "ScriptTask", "script": "cat ä", "use_shell": False},
+            {
+                "_fw_name": "CommandLineTask",
+                "command_spec": described,
+                "inputs": ["i"],
+                "outputs": ["o"],
+            },
+        )
+        for name in ("PYTHONUTF8", "PYTHONCOERCECLOCALE"):
+            monkeypatch.setenv(name, "0")
+        monkeypatch.setenv("LC_ALL", "C")
+        assert subprocess.run(command(staged.path, python=python), check=False).returncode == 0
+        assert staged.stored()["stdout"] == "é中\n"
+        assert staged.report().fwaction["update_spec"]["o"]["value"] == "ß中"
 
     def test_a_locale_without_umlauts(self, stage, monkeypatch):
         staged = stage("Files")
