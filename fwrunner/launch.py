@@ -102,14 +102,15 @@ class Launch:
         """
         now = protocol.timestamp()
         self.written.update(fwaction=action, state=state, completed_on=now)
+        offline = self._look()
         report = self.report._replace(
             state=state,
             fwaction=action,
             completed_on=now,
             checkpoint=self.written.get("checkpoint"),
-            trackers=self._tails(),
+            trackers=None if offline is None else self._tails(),
         )
-        wanted = self._places(report)
+        wanted = self._places(report, offline)
         told = len(leave(wanted)) < len(wanted) or self._rescue(report, wanted)
         if self._handle is not None:
             os.close(self._handle)
@@ -122,10 +123,9 @@ class Launch:
             return None
         from fwrunner.tails import read_tails
 
-        return read_tails(self._found(), trackers) or None
+        return read_tails(self._place, trackers) or None
 
-    def _places(self, report: protocol.Report) -> List[Place]:
-        offline = self._look()
+    def _places(self, report: protocol.Report, offline: Optional[Dict[str, Any]]) -> List[Place]:
         if offline is None:
             say(
                 f"{self.directory} belongs to another launch by now: "

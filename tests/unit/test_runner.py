@@ -575,11 +575,12 @@ class TestSuperseded:
         staged = stage(
             call(f"Path('FW_offline.json').write_text({text!r}) and os.remove('FW_ping.json')"),
             action(stored_data={"a": 1}),
+            _trackers=[{"filename": "FW.json"}],
         )
         assert run(str(staged.path)) == 0
         assert (staged.path / "FW_offline.json").read_text() == text
         assert sorted(path.name for path in staged.path.iterdir()) == ["FW.json", "FW_offline.json"]
-        assert staged.entry().state == "COMPLETED"
+        assert (staged.entry().state, staged.entry().trackers) == ("COMPLETED", None)
         assert "belongs to another launch by now" in capfd.readouterr().err
 
 
