@@ -109,9 +109,10 @@ class WayBack:
         if outbox:
             for entries in _batches(_entries(self._outbox), _size):
                 self._apply_entries(entries, places, result)
-        rescued = self._apply_rescued(places, result)
-        # The directory of a rescued report may be gone for good.
-        left = {key: place for key, place in places.items() if key not in rescued}
+        settled = self._apply_rescued(places, result)
+        settled |= {row["launch_id"] for row in result.applied if row["state"] != "RUNNING"}
+        # The directory of what the outbox has ended, or of a rescued report, may be gone for good.
+        left = {key: place for key, place in places.items() if key not in settled}
         for looks in _batches(self._changed(left), lambda look: look.size):
             self._apply_places(looks, result)
 

@@ -8,6 +8,7 @@ import stat
 import time
 from typing import Any
 
+from agent import running
 from agent.config import Config
 from agent.health import read_status
 from agent.lease import is_gone
@@ -29,7 +30,8 @@ def collect(config: Config) -> dict[str, Any]:
 
     Keys: ``worker``; ``agent`` {``state``, ``host``, ``pid``, ``since``, ``last_pass``, ``mode``};
     ``database`` {``where``, ``reachable``, ``error``, ``down_since``}; ``fireworks`` {state: count} and
-    ``launches`` {``open``, ``RESERVED``, ``RUNNING``}, null when the database is down; ``backlog``
+    ``launches`` {``open``, ``RESERVED``, ``RUNNING``}, null when the database is down; ``running``, the newest
+    of these as in ``agent.running.pings``, likewise; ``backlog``
     {``reports``, ``oldest_seconds``}; ``locks``, those that nobody is known to hold, as in ``agent.locks.seen``, null
     when the database is down; ``refused`` {``count``, ``newest``: at most 5 of {``collection``, ``id``,
     ``reason``, ``on``}}, writes that the server will never take, null when the database is down; ``counts`` since
@@ -49,6 +51,7 @@ def collect(config: Config) -> dict[str, Any]:
         },
         "fireworks": None,
         "launches": None,
+        "running": None,
         "backlog": _backlog(config),
         "locks": None,
         "refused": None,
@@ -58,8 +61,9 @@ def collect(config: Config) -> dict[str, Any]:
     try:
         lease = launchpad.lease(worker)
         document["fireworks"] = launchpad.counts()
-        open_launches = len(launchpad.open_launches(worker))
-        document["launches"] = {"open": open_launches, **launchpad.active_count(worker)}
+        launches = launchpad.open_launches(worker)
+        document["launches"] = {"open": len(launches), **launchpad.active_count(worker)}
+        document["running"] = running.pings(launches)
         document["locks"] = seen(launchpad.locks(is_gone=is_gone), told.get("locks") or [])
         document["refused"] = _refused(*launchpad.refused(_REFUSED))
     except (DatabaseUnreachable, DatabaseRefused) as error:
@@ -153,6 +157,7 @@ def lines(document: dict[str, Any]) -> list[str]:
             f"launches   {launches['RESERVED']} in the queue, {launches['RUNNING']} running, "
             f"{launches['open']} may still report"
         )
+        found += running.lines(document["running"], launches["RUNNING"])
     age = backlog["oldest_seconds"]
     waiting = (
         f"{backlog['reports']} reports, the oldest {age:.0f} s old" if age is not None else "none"

@@ -2,12 +2,13 @@
 
     FWAGENT_FIREWORKS_VENV=.venv-fireworks python -m benchmarks.runner [RUNS]
 
-The Firework is a ScriptTask that runs `true`. All three run in FireWorks' virtual environment, so with the
-same interpreter and the same site-packages, in turns. Times are those of the whole process with all its
-children: `wall`, and `cpu`, which other work on the machine disturbs less. `files` counts the system calls
-that name a file, of all processes (a metadata server sees most of them), `missing` those that found none.
-`memory` is what the Python processes of the job hold together while the command runs (proportional set
-size), `peak` the sum of their largest resident sets, in which what they share counts for each.
+The Firework is a ScriptTask that runs `true`. All run in turns, with the same interpreter and the site-packages
+of FireWorks' virtual environment, to which `fwrunner` is added as by an installation. With `-I -S` Python looks
+for nothing but its own library: enough for Fireworks of built-in tasks. Times are those of the whole process
+with all its children: `wall`, and `cpu`, which other work on the machine disturbs less. `files` counts the
+system calls that name a file, of all processes (a metadata server sees most of them), `missing` those that
+found none. `memory` is what the Python processes of the job hold together while the command runs (proportional
+set size), `peak` the sum of their largest resident sets, in which what they share counts for each.
 """
 
 from __future__ import annotations
@@ -57,14 +58,28 @@ class Cost(NamedTuple):
 
 def jobs(scratch: Path) -> Iterator[Job]:
     """Return what is compared; the first is the measure."""
-    python = str(FIREWORKS / "bin" / "python")
+    python = installed(scratch / "venv")
     archive = scratch / "fwrunner.pyz"
     export(archive)
     yield Job("python3 -c pass", [python, "-c", "pass"])
     yield Job("python3 -m fwrunner", [python, "-m", "fwrunner"])
     yield Job("python3 fwrunner.pyz", [python, str(archive)])
+    yield Job("python3 -I -S fwrunner.pyz", [python, "-I", "-S", str(archive)])
     rlaunch = str(FIREWORKS / "bin" / "rlaunch")
     yield Job("rlaunch", [python, rlaunch, "-s", "singleshot", "--offline"])
+
+
+def installed(place: Path) -> str:
+    """Make a virtual environment with what FireWorks' has, and `fwrunner`; return its interpreter."""
+    python = str(FIREWORKS / "bin" / "python")
+    subprocess.run([python, "-m", "venv", "--without-pip", str(place)], check=True)
+    (ours,) = place.glob("lib/python*/site-packages")
+    for package in (FIREWORKS / ours.relative_to(place)).iterdir():
+        (ours / package.name).symlink_to(package)
+    shutil.copytree(
+        REPOSITORY / "fwrunner", ours / "fwrunner", ignore=shutil.ignore_patterns("__pycache__")
+    )
+    return str(place / "bin" / "python")
 
 
 def stage(place: Path, script: str) -> None:
@@ -81,7 +96,7 @@ def run(job: Job, scratch: Path, script: str = "true", before: Sequence[str] = (
     place = scratch / "launch"
     stage(place, script)
     environment = {key: os.environ[key] for key in ("PATH", "HOME") if key in os.environ}
-    environment |= {"PYTHONPATH": str(REPOSITORY), "BENCHMARK": str(os.getpid())}
+    environment["BENCHMARK"] = str(os.getpid())
     start = time.perf_counter()
     process = subprocess.Popen(
         [*before, *job.command], cwd=place, env=environment, stdin=-3, stdout=-3, stderr=-3
@@ -129,9 +144,9 @@ def main() -> None:
                 if turn:  # the first one fills the caches
                     costs[job.name].append(cost)
         print(
-            f"{'':22}{'wall ms':>16}{'cpu ms':>16}{'files':>8}{'missing':>9}{'memory MB':>11}{'peak MB':>9}"
+            f"{'':28}{'wall ms':>16}{'cpu ms':>16}{'files':>8}{'missing':>9}{'memory MB':>11}{'peak MB':>9}"
         )
-        print(f"{'':22}{'best  median':>16}{'best  median':>16}")
+        print(f"{'':28}{'best  median':>16}{'best  median':>16}")
         traced = shutil.which("strace") is not None
         for job in compared:
             figures = [sorted(column) for column in zip(*costs[job.name], strict=True)]
@@ -141,7 +156,7 @@ def main() -> None:
             )
             named, missing = files(job, scratch) if traced else (0, 0)
             held, peak = (kilobytes / 1024 for kilobytes in memory(job, scratch))
-            print(f"{job.name:22}{times}{named:8}{missing:9}{held:11.1f}{peak:9.1f}")
+            print(f"{job.name:28}{times}{named:8}{missing:9}{held:11.1f}{peak:9.1f}")
 
 
 if __name__ == "__main__":

@@ -4,7 +4,11 @@ import os
 import sys
 
 _HOME = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
-if __name__ == "__main__" and sys.path[:1] in ([""], [os.getcwd()]) and os.getcwd() != _HOME:
+try:
+    _HERE = os.getcwd()
+except OSError:
+    _HERE = ""  # it has been removed
+if __name__ == "__main__" and sys.path[:1] in ([""], [_HERE]) and _HERE != _HOME:
     # `python -m` searches the current directory first. That is a job's: a json.py or random.py that a
     # task left there must not stand in for the library's. (Neither do the commands of FireWorks.)
     del sys.path[0]

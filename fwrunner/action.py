@@ -3,8 +3,10 @@
 FireWorks calls it an FWAction. Here it is a plain dict that has every key of ``EMPTY``.
 """
 
+import json
 from typing import Any, Callable, Dict, List
 
+from fwrunner import protocol
 from fwrunner.protocol.action import EMPTY, InvalidAction, apply_modifiers
 
 Action = Dict[str, Any]
@@ -26,7 +28,7 @@ def read_action(result: Any) -> Action:
     if result is None or (isinstance(result, (bool, int, str, list, tuple, dict)) and not result):
         given: Any = {}
     elif is_action(result):
-        given = {key: getattr(result, key) for key in EMPTY if hasattr(result, key)}
+        given = {key: getattr(result, key) for key in EMPTY if _has(result, key)}
     else:
         given = _dict_form(result) if _has_dict_form(result) else result
     if not isinstance(given, dict):
@@ -42,7 +44,7 @@ def read_action(result: Any) -> Action:
 def is_action(value: Any) -> bool:
     """Tell whether an object is like FireWorks' FWAction, which need not be installed here."""
     attributes = ("stored_data", "update_spec", "mod_spec")
-    return not isinstance(value, type) and all(hasattr(value, name) for name in attributes)
+    return not isinstance(value, type) and all(_has(value, name) for name in attributes)
 
 
 def failure(message: str, task: Any, stacktrace: str, error: BaseException) -> Action:
@@ -51,9 +53,19 @@ def failure(message: str, task: Any, stacktrace: str, error: BaseException) -> A
     from fwrunner.plain import plain
 
     details = _quietly(lambda: plain(error.to_dict()))  # type: ignore[attr-defined]
+    if len(json.dumps(details)) > protocol.MAX_ACTION_SIZE // 2:
+        details = None  # the rest is to be told
     exception = {"_stacktrace": plain(stacktrace), "_details": details}
     stored = {"_message": plain(message), "_task": _quietly(lambda: plain(task))}
     return dict(read_action(None), stored_data=dict(stored, _exception=exception), exit=True)
+
+
+def _has(value: Any, name: str) -> bool:
+    """Tell whether an object has an attribute; the author of its class may not have thought of the question."""
+    try:
+        return hasattr(value, name)
+    except Exception:
+        return False
 
 
 def type_name(value: Any) -> str:
@@ -91,9 +103,9 @@ def _member(key: str, value: Any) -> Any:
 
 
 def _has_dict_form(value: Any) -> bool:
-    return not isinstance(value, type) and (hasattr(value, "as_dict") or hasattr(value, "to_dict"))
+    return not isinstance(value, type) and (_has(value, "as_dict") or _has(value, "to_dict"))
 
 
 def _dict_form(value: Any) -> Any:
-    form = (value.as_dict if hasattr(value, "as_dict") else value.to_dict)()
+    form = (value.as_dict if _has(value, "as_dict") else value.to_dict)()
     return dict(form) if isinstance(form, dict) else form

@@ -65,9 +65,17 @@ class Channel:
 
     def for_the_supervisor(self) -> None:
         """Keep the ends of the supervisor."""
-        for end in ("_tell", "_down", "_life"):
+        for end in ("_tell", "_down"):
             self._close(end)
         os.set_blocking(self._up, False)
+
+    def let_go(self) -> None:
+        """Have nobody die with this process any more: the tasks have ended, and their daemons may go on."""
+        try:
+            flags = fcntl.fcntl(self._life, fcntl.F_GETFL)
+            fcntl.fcntl(self._life, fcntl.F_SETFL, flags & ~os.O_ASYNC)
+        except (OSError, AttributeError):
+            pass  # no Linux
 
     def fileno(self) -> int:
         """Return what becomes readable when something is told."""

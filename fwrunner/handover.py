@@ -37,7 +37,8 @@ def take_files(spec: Spec, directory: str) -> None:
 def hand_over(action: Action, spec: Spec, firework: Dict[str, Any], directory: str) -> Action:
     """Return a final action with what the spec says is to be passed to the children.
 
-    That is also done to the action of a FIZZLED Firework, as there; its children never get it.
+    That is also done to the action of a FIZZLED Firework, as there; its children never get it. Not where the
+    process of the tasks has died: FireWorks has no action at all for such a run.
     Raises Fault where the spec asks for what makes no sense.
     """
     mods: List[Any] = []

@@ -5,7 +5,7 @@ supervisor, writes here.
 """
 
 import os
-from typing import Any, Callable, Dict, List, Optional
+from typing import Any, Dict, List, Optional
 
 from fwrunner import places, protocol
 from fwrunner.action import Action
@@ -20,10 +20,14 @@ _FINAL_KEYS = ("fwaction", "state", "completed_on")
 
 
 class NothingToRun(Exception):
-    """The launch directory cannot be run: what is wrong, and a hint."""
+    """No launch can be told from the directory, so there is nobody to report to: what is wrong, and a hint."""
 
     def __init__(self, problem: str, hint: str) -> None:
         super().__init__(f"{problem}\n  hint: {hint}")
+
+
+class _Damaged(Exception):
+    """``FW.json`` is not there, or holds no Firework."""
 
 
 class Launch:
@@ -33,12 +37,19 @@ class Launch:
         self.directory = directory
         self._place = directory
         self._handle: Optional[int] = None
-        self.firework = _read(protocol.read_json, self._path(protocol.FW_JSON))
-        self.offline = _read(protocol.read_offline, directory)
+        self.offline = _offline_of(directory)
         ours = self.offline.get("fwagent")
         self.ours: Dict[str, Any] = ours if isinstance(ours, dict) else {}
-        _check(self.firework, self.offline, self.ours)
+        _check(self.offline, self.ours)
         self.launch_id: int = self.offline["launch_id"]
+        #: Why there is nothing to run, although the launch is known; its Firework has no tasks then.
+        self.damage: Optional[str] = None
+        try:
+            self.firework = _firework_of(directory)
+        except _Damaged as error:
+            self.damage = str(error)
+            self.firework = {"spec": {"_tasks": []}}
+        fw_id = self.firework.get("fw_id")
         token = self.ours.get("token")
         self.token: str = token if isinstance(token, str) else os.urandom(8).hex()
         self.ping_interval = _positive(self.ours.get("ping_interval"), PING_INTERVAL)
@@ -48,11 +59,11 @@ class Launch:
             state="RUNNING",
             # As UTF-8 whatever the locale of the compute node: the login node compares it.
             launch_dir=os.fsencode(directory).decode("utf-8", "surrogateescape"),
-            fw_id=self.firework.get("fw_id"),
+            fw_id=fw_id if type(fw_id) is int else None,
             token=self.token,
             started_on=protocol.timestamp(),
             host=os.uname().nodename,
-            attempt=attempt + 1 if isinstance(attempt, int) else 1,
+            attempt=attempt + 1 if type(attempt) is int and 0 <= attempt < 10**9 else 1,
         )
         self.written: Dict[str, Any] = {}
         #: The checkpoint to go on from, if this is not the first start and the Firework asks for it.
@@ -91,21 +102,30 @@ class Launch:
         """
         now = protocol.timestamp()
         self.written.update(fwaction=action, state=state, completed_on=now)
+        offline = self._look()
         report = self.report._replace(
             state=state,
             fwaction=action,
             completed_on=now,
             checkpoint=self.written.get("checkpoint"),
+            trackers=None if offline is None else self._tails(),
         )
-        wanted = self._places(report)
+        wanted = self._places(report, offline)
         told = len(leave(wanted)) < len(wanted) or self._rescue(report, wanted)
         if self._handle is not None:
             os.close(self._handle)
             self._handle = None
         return told
 
-    def _places(self, report: protocol.Report) -> List[Place]:
-        offline = self._look()
+    def _tails(self) -> Optional[Dict[str, str]]:
+        trackers = self.firework["spec"].get("_trackers")
+        if not trackers:
+            return None
+        from fwrunner.tails import read_tails
+
+        return read_tails(self._place, trackers) or None
+
+    def _places(self, report: protocol.Report, offline: Optional[Dict[str, Any]]) -> List[Place]:
         if offline is None:
             say(
                 f"{self.directory} belongs to another launch by now: "
@@ -194,26 +214,41 @@ def _usable(checkpoint: Any, tasks: int) -> bool:
     return whole and type(number) is int and 0 <= number < tasks
 
 
-def _read(read: Callable[[str], Dict[str, Any]], path: str) -> Dict[str, Any]:
+def _offline_of(directory: str) -> Dict[str, Any]:
     try:
-        return read(path)
+        return protocol.read_offline(directory)
     except FileNotFoundError as error:
         raise NothingToRun(
-            f"{error.strerror} in {os.path.dirname(str(error.filename))}",
+            f"{error.strerror} in {directory}",
             "name the launch directory that fwagent, or qlaunch -r for an offline run, has made",
         ) from None
     except protocol.Unreadable as error:
         raise NothingToRun(
-            f"{error} ({path})",
+            f"{error} ({os.path.join(directory, protocol.OFFLINE_JSON)})",
             "if it stays so, cancel the job and have the Firework launched again",
         ) from None
 
 
-def _check(firework: Dict[str, Any], offline: Dict[str, Any], ours: Dict[str, Any]) -> None:
+def _firework_of(directory: str) -> Dict[str, Any]:
+    """Read ``FW.json``, again for a while if it cannot be; raise _Damaged."""
+    path = os.path.join(directory, protocol.FW_JSON)
+    for pause in (*places.BRIEFLY, None):
+        try:
+            firework = protocol.read_json(path)
+            break
+        except (OSError, protocol.Unreadable) as error:
+            if pause is None or not places.waited(pause):
+                problem = getattr(error, "strerror", None) or error
+                raise _Damaged(f"{problem} ({path}): have the Firework launched again") from None
     spec = firework.get("spec")
     if not isinstance(spec, dict) or not isinstance(spec.get("_tasks"), list):
-        raise NothingToRun(f"{protocol.FW_JSON} has no list spec._tasks", "is it a Firework?")
-    if type(offline.get("launch_id")) is not int:
+        raise _Damaged(f"{protocol.FW_JSON} has no list spec._tasks: is it a Firework? ({path})")
+    return firework
+
+
+def _check(offline: Dict[str, Any], ours: Dict[str, Any]) -> None:
+    launch_id = offline.get("launch_id")
+    if type(launch_id) is not int or not 0 <= launch_id <= protocol.MAX_INT:
         problem = f"{protocol.OFFLINE_JSON} has no launch_id"
         raise NothingToRun(problem, "have the Firework launched again")
     if ours.get("protocol", protocol.PROTOCOL) != protocol.PROTOCOL:

@@ -9,8 +9,11 @@ _JOB_IDS = (
     *("SLURM_JOB_ID", "PBS_JOBID", "LSB_JOBID", "JOB_ID", "COBALT_JOBID"),
     *("FLUX_JOB_ID", "OAR_JOB_ID", "LOADL_STEP_ID"),
 )
-#: Where they tell its end, in seconds since 1970: Slurm (22.05 and later), Cobalt.
-_END_TIMES = ("SLURM_JOB_END_TIME", "COBALT_ENDTIME")
+#: Where its end is told, in seconds since 1970: by the job script, Slurm (22.05 and later), Cobalt.
+_END_TIMES = ("FWAGENT_JOB_END_TIME", "SLURM_JOB_END_TIME", "COBALT_ENDTIME")
+#: Where schedulers tell the seconds that it may last, and a file that they write when it starts: Torque, OAR.
+#: PBS Professional, LSF and SGE tell a job nothing of the kind.
+_WALLTIMES = (("PBS_WALLTIME", "PBS_NODEFILE"), ("OAR_JOB_WALLTIME_SECONDS", "OAR_NODEFILE"))
 
 
 class Process(NamedTuple):
@@ -31,13 +34,29 @@ def job_id() -> Optional[str]:
 
 
 def time_left() -> Optional[float]:
-    """Return the seconds until the scheduler ends this job, if it has told."""
-    for name in _END_TIMES:
-        try:
-            return max(0.0, float(os.environ[name]) - time.time())
-        except (KeyError, ValueError):
-            continue
-    return None
+    """Return the seconds until the scheduler ends this job, if that can be known."""
+    ends = [_number(os.environ.get(name)) for name in _END_TIMES]
+    ends += [_end(*names) for names in _WALLTIMES]
+    end = next((end for end in ends if end is not None), None)
+    return None if end is None else max(0.0, end - time.time())
+
+
+def _end(walltime: str, written_at_start: str) -> Optional[float]:
+    seconds = _number(os.environ.get(walltime))
+    if seconds is None:
+        return None
+    try:
+        return os.stat(os.environ[written_at_start]).st_mtime + seconds
+    except (KeyError, OSError):
+        return None
+
+
+def _number(text: Optional[str]) -> Optional[float]:
+    try:
+        number = float(text or "")
+    except ValueError:
+        return None
+    return number if 0 < number < 1e12 else None
 
 
 def family(leader: int) -> Dict[int, Process]:

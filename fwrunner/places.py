@@ -55,7 +55,7 @@ def leave(places: Sequence[Place]) -> List[Place]:
     """Write all of them, if need be again and again; return those that refuse it."""
     refused = [place for place in places if not place.take()]
     for pause in BRIEFLY:
-        if not any(place.may_pass for place in refused) or not _waited(pause):
+        if not any(place.may_pass for place in refused) or not waited(pause):
             break
         refused = [place for place in refused if not place.take()]
     return refused
@@ -64,7 +64,7 @@ def leave(places: Sequence[Place]) -> List[Place]:
 def leave_anywhere(places: Sequence[Place]) -> bool:
     """Try all of them, however they refuse it, until one takes it; tell whether one did."""
     for pause in PATIENTLY:
-        if not _waited(pause):
+        if not waited(pause):
             break
         if any(place.take() for place in places):
             return True
@@ -107,7 +107,7 @@ def to_stderr(text: str) -> bool:
     return True
 
 
-def _waited(pause: float) -> bool:
+def waited(pause: float) -> bool:
     """Wait, unless the job would end meanwhile; tell whether there was the time."""
     left = time_left()
     if left is not None and left - pause < _RESERVE:

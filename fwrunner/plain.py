@@ -21,8 +21,8 @@ what holds itself or is nested more than 90 deep (MongoDB takes 100). In its pla
 in a key, which BSON cannot hold, becomes U+FFFD, and of two keys with the same text the last is kept.
 """
 
-import datetime as dt
 import json
+import sys
 from typing import Any, Callable, Dict, Iterator, List, Optional, Set, Tuple
 
 from fwrunner.action import type_name
@@ -92,7 +92,7 @@ class _Copier:
             return self._integer(int(value))
         if isinstance(value, float):
             return float(value)
-        text = value.isoformat() if isinstance(value, dt.datetime) else _quiet_text(value)
+        text = value.isoformat() if _is_datetime(value) else _quiet_text(value)
         if text is None or (text.startswith("<") and " at 0x" in text):
             return self._replaced(value, "it has no JSON form")
         return text
@@ -169,6 +169,12 @@ def _conversion(value: Any) -> Optional[Callable[[Any], Any]]:
     return None
 
 
+def _is_datetime(value: Any) -> bool:
+    # Whoever has made one has imported the module; most tasks have not.
+    module = sys.modules.get("datetime")
+    return module is not None and isinstance(value, module.datetime)
+
+
 def _is_numpy_date(value: Any) -> bool:
     # Of one with nanoseconds, `tolist` gives a number.
     kind = getattr(getattr(value, "dtype", None), "kind", "")
@@ -181,8 +187,8 @@ def _key(key: Any) -> str:
         key = convert(key)
     if key is None or isinstance(key, (bool, int, float)):
         return json.dumps(key)
-    if isinstance(key, dt.datetime):
-        return key.isoformat()
+    if _is_datetime(key):
+        return str(key.isoformat())
     if isinstance(key, str):
         return str.__str__(key)
     return _quiet_text(key) or type_name(key)

@@ -166,13 +166,7 @@ class Run:
         self.spec.update(raw["update_spec"])
         apply_mods(self.spec, raw["mod_spec"])
         action.update(self.given)
-        size = len(json.dumps(action))
-        if size > protocol.MAX_ACTION_SIZE:
-            raise Fault(
-                f"the results are {size} bytes of JSON; at most {protocol.MAX_ACTION_SIZE} can be "
-                "told: leave large data in files"
-            )
-        return action
+        return _tellable(action)
 
     def _plain(self, raw: Action) -> Action:
         """Return an action as it can be told; where that is not all of it, say so."""
@@ -193,7 +187,7 @@ class Run:
             return action
         from fwrunner.handover import hand_over
 
-        return hand_over(action, self.spec, self.launch.firework, self.launch.directory)
+        return _tellable(hand_over(action, self.spec, self.launch.firework, self.launch.directory))
 
     def _failure(self, error: BaseException) -> Action:
         import traceback
@@ -213,6 +207,17 @@ class Run:
         except Exception as fault:
             say(f"nothing is handed over to the children: {fault}")
             return action
+
+
+def _tellable(action: Action) -> Action:
+    """Return an action if it can be reported; raise Fault if it is too large for that."""
+    size = len(json.dumps(action))
+    if size > protocol.MAX_ACTION_SIZE:
+        raise Fault(
+            f"the results are {size} bytes of JSON; at most {protocol.MAX_ACTION_SIZE} can be "
+            "told: leave large data in files"
+        )
+    return action
 
 
 def _worker_env(firework: Dict[str, Any]) -> Dict[str, Any]:

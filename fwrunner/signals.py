@@ -1,18 +1,22 @@
-"""The signals by which a job is ended: what the supervisor does with them, and what the tasks do.
+"""The signals by which a job is ended or suspended: what the supervisor does with them, and the tasks.
 
 Schedulers send SIGTERM before they kill, and before that, if asked to (in Slurm ``--signal=B:USR1@60``),
 a warning. A warning leaves a command the time to save its state; all of them end the Firework.
+SIGHUP tells that a connection is lost; under `nohup` it is ignored, and stays so.
 """
 
 import contextlib
 import os
 import signal
-from typing import Any, Dict, Iterator, List
+from typing import Any, Dict, Iterator, List, Tuple
 
 from fwrunner.node import time_left
 
 WARNINGS = (signal.SIGUSR1, signal.SIGUSR2, signal.SIGXCPU)
-SIGNALS = (signal.SIGTERM, signal.SIGINT) + WARNINGS
+SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP) + WARNINGS
+
+#: Suspend the job and let it go on. SIGSTOP does so too, but nobody can see that one coming.
+SUSPEND, RESUME = signal.SIGTSTP, signal.SIGCONT
 
 #: Means nothing, but wakes a system call. Python sees a signal only between two of its instructions: one
 #: that comes just before a task goes to sleep in the kernel would be seen only when it wakes.
@@ -31,6 +35,12 @@ class Terminated(BaseException):
 
     #: Seconds that a running command, which has had the signal too, may go on.
     grace = 0.0
+
+
+def ending() -> Tuple[int, ...]:
+    """Return the signals that end this job: all of them, but for a SIGHUP that is ignored."""
+    ignored = signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
+    return tuple(number for number in SIGNALS if not (ignored and number == signal.SIGHUP))
 
 
 def name_of(number: int) -> str:
@@ -70,7 +80,7 @@ class Bell:
             os.set_blocking(end, False)
         signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
         self._wakeup = signal.set_wakeup_fd(self._pipe[1])
-        for number in SIGNALS + (signal.SIGCHLD,):
+        for number in ending() + (SUSPEND, RESUME, signal.SIGCHLD):
             self._before[number] = signal.signal(number, _nothing) or signal.SIG_DFL
 
     def listen(self) -> None:
@@ -112,7 +122,7 @@ class Signals:
 
     def __enter__(self) -> "Signals":
         self._before[NUDGE] = signal.signal(NUDGE, _nothing) or signal.SIG_DFL
-        for number in SIGNALS:
+        for number in ending():
             self._before[number] = signal.signal(number, self._handle) or signal.SIG_DFL
         return self
 

@@ -10,12 +10,12 @@ import select
 import signal
 import sys
 import time
-from typing import Any, Callable, Dict, List, NoReturn, Optional, Tuple
+from typing import Any, Callable, Dict, List, NoReturn, Optional
 
 from fwrunner import node, protocol, signals
 from fwrunner.action import failure
 from fwrunner.channel import Channel
-from fwrunner.launch import Launch
+from fwrunner.launch import Launch, NothingToRun
 from fwrunner.places import say
 
 #: Exit status of the process.
@@ -49,11 +49,15 @@ def run(
     ``end`` ends the child that runs the tasks, with an exit status: ``sys.exit``, if it is called by a
     program of its own, so that what tasks registered for the end of the interpreter is done.
     """
-    launch = Launch(os.path.abspath(launch_dir))
-    done = protocol.read_report(launch.directory)
+    _open_what_is_closed()
+    directory = _absolute(launch_dir)
+    done = protocol.read_report(directory)
     if isinstance(done, protocol.Report) and done.final:
-        say(f"launch {launch.launch_id} has ended as {done.state} before; nothing is run again")
+        say(f"launch {done.launch_id} has ended as {done.state} before; nothing is run again")
         return STATUS[done.state]
+    launch = Launch(directory)
+    if launch.damage:
+        return _without_tasks(launch, launch.damage)
     channel = Channel()
     bell = signals.Bell()
     # With a terminal, a process group of its own could not read from it, and Ctrl-C reaches both.
@@ -80,7 +84,7 @@ def run(
 
 def _without_tasks(launch: Launch, why: str) -> int:
     say(why)
-    launch.start()
+    launch.start(**_facts())
     launch.finish("FIZZLED", failure(why, None, f"{why}\n", OSError(why)))
     return STATUS["FIZZLED"]
 
@@ -106,7 +110,8 @@ class _Tasks:
     def __init__(self, pid: int, own_group: bool) -> None:
         self.pid = pid
         self._own_group = own_group
-        self.ended: Optional[Tuple[int, Any]] = None
+        #: What waitpid() said of it, once it has ended.
+        self.ended: Optional[int] = None
         if own_group:
             try:
                 os.setpgid(pid, pid)  # before a signal can come that is to reach all of it
@@ -114,11 +119,11 @@ class _Tasks:
                 pass  # it has ended already
 
     def look(self) -> bool:
-        """Tell whether it has ended; what wait4() said of it is in ``ended`` then."""
+        """Tell whether it has ended."""
         if self.ended is None:
-            pid, status, usage = os.wait4(self.pid, os.WNOHANG)
+            pid, status = os.waitpid(self.pid, os.WNOHANG)
             if pid:
-                self.ended = (status, usage)
+                self.ended = status
         return self.ended is not None
 
     def signal(self, number: int) -> None:
@@ -145,8 +150,7 @@ class _Tasks:
                 pass
         self.signal(signal.SIGKILL)
         if self.ended is None:
-            _, status, usage = os.wait4(self.pid, 0)
-            self.ended = (status, usage)
+            self.ended = os.waitpid(self.pid, 0)[1]
 
     def clear(self) -> None:
         """End what it left behind in its process group."""
@@ -188,7 +192,7 @@ class _Supervisor:
         self._killed = False
         self._state: Optional[str] = None
         self._told = False
-        self._facts = {"host": os.uname().nodename, "pid": os.getpid(), "job_id": node.job_id()}
+        self._facts = _facts()
 
     def watch(self, ping_interval: float) -> int:
         """Return the exit status, when the tasks have ended and the report is left."""
@@ -214,6 +218,7 @@ class _Supervisor:
             self._tasks.clear()
         elif self._signal:
             self._tasks.clear()
+        self._channel.let_go()
         return STATUS[str(self._state)] if self._told else STATUS["FIZZLED"]
 
     def _wait(self, ping_at: float) -> None:
@@ -223,12 +228,19 @@ class _Supervisor:
         heard: List[Any] = [self._bell, self._channel] if self._channel.open else [self._bell]
         ready = select.select(heard, [], [], timeout)[0]
         if self._bell in ready:
-            for number in self._bell.came():
-                self._pass_on(number)
+            came = self._bell.came()
+            for position, number in enumerate(came):
+                if number != signals.SUSPEND or signals.RESUME not in came[position:]:
+                    self._pass_on(number)
         if self._channel in ready:
             self._listen()
 
     def _pass_on(self, number: int) -> None:
+        if number in (signals.SUSPEND, signals.RESUME):
+            self._tasks.signal(number)
+            if number == signals.SUSPEND:
+                # Its own default would do nothing in a process group that no shell looks after.
+                os.kill(os.getpid(), signal.SIGSTOP)
         if number not in signals.SIGNALS:
             return  # SIGCHLD: it has served its purpose
         self._signal = self._signal or number
@@ -269,16 +281,27 @@ class _Supervisor:
         if self._signal:
             ended = signals.ended_by(self._signal)
             return f"{ended}; it did not stop, and was killed" if self._killed else ended
-        assert self._tasks.ended is not None
-        status, usage = self._tasks.ended
+        status = self._tasks.ended
+        assert status is not None
         if not os.WIFSIGNALED(status):
             return f"it ended the process of the tasks with exit status {os.WEXITSTATUS(status)}"
         number = os.WTERMSIG(status)
         cause = f"the process of the tasks was killed by {signals.name_of(number)}"
         if number == signal.SIGKILL:
-            peak = usage.ru_maxrss * 1024 // _MEGABYTE
+            peak = _peak() // _MEGABYTE
             cause += f", perhaps because memory ran out (its peak was {peak} MB)"
         return cause
+
+
+def _facts() -> Dict[str, Any]:
+    return {"host": os.uname().nodename, "pid": os.getpid(), "job_id": node.job_id()}
+
+
+def _peak() -> int:
+    """Return the bytes of memory that the largest process of the tasks has had."""
+    import resource
+
+    return resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024
 
 
 def _terminal() -> bool:
@@ -286,6 +309,26 @@ def _terminal() -> bool:
         return os.isatty(0)
     except OSError:
         return False
+
+
+def _absolute(launch_dir: str) -> str:
+    try:
+        return os.path.abspath(launch_dir)
+    except OSError as error:
+        raise NothingToRun(
+            f"the current directory is gone: {error.strerror}",
+            "give the absolute path of the launch directory",
+        ) from None
+
+
+def _open_what_is_closed() -> None:
+    # The next files to be opened, the channel, would be taken for a command's stdin or stdout.
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            descriptor = os.open(os.devnull, os.O_RDWR)  # the lowest that is free: this one
+            os.set_inheritable(descriptor, True)
 
 
 def _flush() -> None:

@@ -25,9 +25,12 @@ import errno
 import json
 import os
 import stat
-import zlib
-from datetime import datetime, timezone
-from typing import Any, Dict, NamedTuple, Optional, Union
+import time
+from typing import TYPE_CHECKING, Any, Callable, Dict, NamedTuple, Optional, Union
+
+if TYPE_CHECKING:
+    # A job needs it seldom, and opens fewer files without: see benchmarks/runner.py.
+    from datetime import datetime
 
 PROTOCOL = 1
 
@@ -74,7 +77,8 @@ class Report(NamedTuple):
 
     ``state`` is RUNNING, COMPLETED or FIZZLED. Times are ISO 8601 texts as they were found, naive
     ones meaning UTC. ``checkpoint`` and ``fwaction`` are FireWorks' objects, passed through as
-    opaque JSON. ``fw_id`` and ``token`` are None in a directory that stock ``rlaunch`` wrote.
+    opaque JSON. ``fw_id`` and ``token`` are None in a directory that stock ``rlaunch`` wrote, ``fw_id``
+    also where the job found no Firework in ``FW.json``.
     ``trackers`` is {filename: its end, as text} of files that the launch tracks.
     """
 
@@ -107,14 +111,18 @@ class _Limits(NamedTuple):
     owner: Optional[int]
 
 
-def utcnow() -> datetime:
+def utcnow() -> "datetime":
     """Return the time of this host, aware, in UTC."""
+    from datetime import datetime, timezone
+
     return datetime.now(timezone.utc)
 
 
 def timestamp() -> str:
     """Return now as FireWorks writes times: ISO 8601, UTC, microseconds unless exactly 0."""
-    return utcnow().isoformat()
+    seconds, microseconds = divmod(round(time.time() * 1e6), 1000000)
+    text = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(seconds))
+    return f"{text}.{microseconds:06}+00:00" if microseconds else f"{text}+00:00"
 
 
 def outbox_name(launch_id: int, token: str, final: bool) -> str:
@@ -187,6 +195,19 @@ def read_report(
     return _report_from_offline(launch_dir, offline, limits)
 
 
+def read_ping(
+    launch_dir: str, max_size: int = MAX_REPORT_SIZE, owner: Optional[int] = None
+) -> Document:
+    """Return what ``FW_ping.json`` tells: the keys named above, as far as they make sense. Never raises."""
+    try:
+        ping = _read_json(os.path.join(launch_dir, PING_JSON), _Limits(max_size, owner))
+    except (FileNotFoundError, Unreadable):
+        return {}
+    texts = {key: ping[key] for key in _PING_TEXTS if isinstance(ping.get(key), str)}
+    numbers = {key: ping[key] for key in _PING_NUMBERS if type(ping.get(key)) in (int, float)}
+    return dict(texts, **{key: n for key, n in numbers.items() if 0 <= n <= MAX_INT})
+
+
 def read_outbox_entry(
     path: str, max_size: int = MAX_REPORT_SIZE, owner: Optional[int] = None
 ) -> Union[NotYet, Report]:
@@ -213,7 +234,7 @@ def parse_report(document: Document) -> Report:
     """Return the Report that a self-contained document of ours holds; raise Unreadable if none."""
     _check_protocol(document)
     values = {name: document[name] for name in Report._fields if document.get(name) is not None}
-    for name in ("launch_id", "fw_id", "state", "launch_dir", "token", "attempt"):
+    for name in ("launch_id", "state", "launch_dir", "token", "attempt"):
         if name not in values:
             raise Unreadable(f"the report has no {name!r}")
     return _checked(Report(**values))
@@ -284,7 +305,7 @@ def _report_from_offline(
         values[name] = offline.get(name)
     values["state"] = offline.get("state") if final else "RUNNING"
     values["completed_on"] = offline.get("completed_on") if final else None
-    values["ping_time"] = _read_ping(launch_dir, limits)
+    values["ping_time"] = read_ping(launch_dir, *limits).get("ping_time")
     try:
         _check_protocol(ours if isinstance(ours, dict) else {})
         return _checked(Report(launch_dir=launch_dir, **values))
@@ -292,13 +313,8 @@ def _report_from_offline(
         return NotYet(launch_dir, f"{OFFLINE_JSON}: {error}")
 
 
-def _read_ping(launch_dir: str, limits: _Limits) -> Optional[str]:
-    try:
-        ping_time = _read_json(os.path.join(launch_dir, PING_JSON), limits).get("ping_time")
-    except (FileNotFoundError, Unreadable):
-        return None
-    return ping_time if isinstance(ping_time, str) else None
-
+_PING_TEXTS = ("ping_time", "host", "job_id")
+_PING_NUMBERS = ("pid", "task", "rss", "cpu")
 
 _TYPES: Dict[str, type] = dict.fromkeys(Report._fields, str)
 _TYPES.update(launch_id=int, fw_id=int, attempt=int, checkpoint=dict, fwaction=dict, trackers=dict)
@@ -327,10 +343,11 @@ def _read_bytes(path: str, limits: _Limits, suffix: str) -> bytes:
             _check_file(status, name, limits)
             # What is asked for is allocated at once. A file that grows meanwhile is being written.
             most = limits.max_size if suffix else status.st_size
-            data = bytes(_decompressed(stream, suffix).read(most + 1))
+            read = _decompressed(stream, suffix) if suffix else stream.read
+            data = read(most + 1)
     except FileNotFoundError:
         raise FileNotFoundError(errno.ENOENT, f"no {name}", path) from None
-    except (OSError, EOFError, ValueError, zlib.error, ImportError) as error:
+    except (OSError, EOFError, ValueError, ImportError) as error:
         raise Unreadable(f"{name}: {getattr(error, 'strerror', None) or error}") from None
     if len(data) > limits.max_size:
         raise Unreadable(f"{name} is larger than {limits.max_size} bytes")
@@ -342,17 +359,22 @@ def _open_safely(path: str, flags: int) -> int:
     return os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK)
 
 
-def _decompressed(stream: Any, suffix: str) -> Any:
-    # Imported here: a compute node needs neither, and starts sooner without.
+def _decompressed(stream: Any, suffix: str) -> Callable[[int], bytes]:
+    # Imported here: a compute node needs none of them, and starts sooner without.
     if suffix.lower() == ".bz2":
         import bz2
 
-        return bz2.BZ2File(stream)
-    if suffix:
-        import gzip
+        return bz2.BZ2File(stream).read
+    import gzip
+    import zlib
 
-        return gzip.GzipFile(fileobj=stream)
-    return stream
+    def read(size: int) -> bytes:
+        try:
+            return gzip.GzipFile(fileobj=stream).read(size)
+        except zlib.error as error:
+            raise ValueError(str(error)) from None
+
+    return read
 
 
 def _check_file(status: os.stat_result, name: str, limits: _Limits) -> None:

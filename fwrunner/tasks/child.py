@@ -7,7 +7,7 @@ import threading
 from contextlib import contextmanager
 from typing import Any, Dict, Iterator, List, Tuple
 
-from fwrunner.signals import SIGNALS, STOP
+from fwrunner.signals import STOP, ending
 
 #: The child that a thread waits for now, by the thread's ident. Only background tasks have another thread.
 _waited_for: Dict[int, Any] = {}
@@ -23,7 +23,9 @@ def run_command(command: Dict[str, Any], data: Any, streams: Dict[str, Any]) -> 
     thread = threading.get_ident()
     try:
         with _signals_held():
-            started.append(subprocess.Popen(**command, **streams))
+            started.append(
+                subprocess.Popen(**dict(command, args=_encoded(command["args"])), **streams)
+            )
         _waited_for[thread] = started[0]
         texts = started[0].communicate(data)
     except BaseException as error:
@@ -33,6 +35,13 @@ def run_command(command: Dict[str, Any], data: Any, streams: Dict[str, Any]) -> 
     finally:
         _waited_for.pop(thread, None)
     return started[0].returncode, texts
+
+
+def _encoded(argument: Any) -> Any:
+    # The locale of a job may be ASCII, and Python's with it; files and shells take UTF-8 all the same.
+    if isinstance(argument, (list, tuple)):
+        return [_encoded(each) for each in argument]
+    return argument.encode("utf-8", "surrogateescape") if isinstance(argument, str) else argument
 
 
 def end_child_of(thread: threading.Thread) -> None:
@@ -56,9 +65,9 @@ def _end(process: Any, grace: float) -> None:
 def _signals_held() -> Iterator[None]:
     """Handle signals only afterwards: a child that nobody knows of yet cannot be ended."""
     came: List[int] = []
-    before: Dict[signal.Signals, Any] = {}
+    before: Dict[int, Any] = {}
     if threading.current_thread() is threading.main_thread():
-        for number in SIGNALS:
+        for number in ending():
             before[number] = signal.signal(number, lambda number, _frame: came.append(number))
     try:
         yield

@@ -68,6 +68,19 @@ FUNCTIONS = """
         with open("pid", "w") as file:
             file.write(str(sleeper.pid))
 
+    def fork_a_daemon():
+        ready, tell = os.pipe()
+        pid = os.fork()
+        if pid == 0:
+            for stream in range(3):
+                os.close(stream)
+            os.write(tell, b"x")
+            time.sleep(60)
+            os._exit(0)
+        os.read(ready, 1)
+        with open("pid", "w") as file:
+            file.write(str(pid))
+
     def swallow():
         try:
             print("up", flush=True)
@@ -98,12 +111,24 @@ def job(tmp_path: Path) -> Job:
     return Job(tmp_path, FUNCTIONS)
 
 
+def state(pid: int) -> str:
+    """Return the letter that proc(5) has for the state of a process; X if there is none."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except OSError:
+        return "X"
+
+
 def running(pid: int) -> bool:
     """Tell whether a process runs; one that has ended and was not waited for does not."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
-    except OSError:
-        return False
+    return state(pid) not in "ZX"
+
+
+def became(pid: int, states: str, within: float = 5) -> bool:
+    until = time.monotonic() + within
+    while state(pid) not in states and time.monotonic() < until:
+        time.sleep(0.01)
+    return state(pid) in states
 
 
 def gone(pid: int, within: float = 5) -> bool:
@@ -215,7 +240,7 @@ class TestSignals:
     @pytest.mark.parametrize(
         ("number", "python"),
         [(name, python) for name in ("TERM", "INT", "USR1") for python in pythons()]
-        + [("USR2", sys.executable), ("XCPU", sys.executable)],
+        + [("HUP", sys.executable), ("USR2", sys.executable), ("XCPU", sys.executable)],
     )
     def test_reach_the_command_and_end_the_firework(self, job, number, python):
         # The shell cannot run its trap before what it waits for has ended: that must have the signal too.
@@ -233,6 +258,45 @@ class TestSignals:
         assert left[2:] == " s before the end of the job"
         assert 50 <= int(left[:2]) <= 60
         assert job.report().checkpoint["_task_n"] == 1
+
+    def test_a_lost_connection_under_nohup_is_none(self, job):
+        job.stage("echo up; read line; kill -HUP $$; echo $line > line")
+        process = job.start(
+            stdin=-1, preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_IGN)
+        )
+        assert process.stdout.readline() == "up\n"
+        process.send_signal(signal.SIGHUP)
+        process.communicate("done\n", timeout=20)
+        assert process.returncode == 0
+        assert (job.place / "line").read_text() == "done\n"
+
+    @pytest.mark.parametrize("python", pythons())
+    def test_suspend_and_resume_all_of_it(self, job, python):
+        """In a session without a shell that looks after it, as a batch job is."""
+        job.stage("echo $PPID; echo $$; exec sleep 0.5", "true")
+        process = job.start(python, start_new_session=True)
+        pids = [process.pid, *(int(process.stdout.readline()) for _ in range(2))]
+        for _ in range(2):
+            process.send_signal(signal.SIGTSTP)
+            for pid in pids:
+                assert became(pid, "T")
+            process.send_signal(signal.SIGCONT)
+            for pid in pids:
+                assert became(pid, "SR")
+        assert process.communicate(timeout=20) == ("", "")
+        assert job.report().state == "COMPLETED"
+
+    def test_a_suspended_job_can_be_ended(self, job):
+        job.stage("echo $$; exec sleep 60")
+        process = job.start()
+        child = int(process.stdout.readline())
+        process.send_signal(signal.SIGTSTP)
+        assert became(process.pid, "T")
+        assert became(child, "T")
+        process.terminate()
+        process.send_signal(signal.SIGCONT)
+        process.communicate(timeout=4)
+        assert job.stored()["_message"].endswith("ended by SIGTERM")
 
     def test_a_warning_leaves_the_command_time(self, job):
         job.stage("trap 'sleep 0.3; echo saved > saved; exit 0' USR1; echo up; sleep 60 & wait")
@@ -294,8 +358,9 @@ class TestSignals:
         assert gone(child)
         assert gone(daemon)
 
-    def test_without_one_a_daemon_may_stay(self, job):
-        job.stage("daemon()")
+    @pytest.mark.parametrize("task", ["daemon()", "fork_a_daemon()"])
+    def test_without_one_a_daemon_may_stay(self, job, task):
+        job.stage(task)
         assert job.run()[0] == 0
         daemon = int((job.place / "pid").read_text())
         assert running(daemon)

@@ -409,6 +409,20 @@ def test_recover_what_was_left_at_home_or_on_stderr(site, store, tmp_path):
     assert site.run("recover", "--rescue", tmp_path / "none", status=2).status == 2
 
 
+@pytest.mark.parametrize("purged", [False, True])
+def test_a_job_whose_firework_is_damaged_does_not_stay_reserved(site, store, purged):
+    """By the launch directory, and where that is gone, by the outbox."""
+    fw_id = only(store.add())
+    place = Path(only(site.json("launch")["claimed"])["launch_dir"])
+    (place / "FW.json").write_text('{"spec": {"_tas', encoding="utf-8")
+    assert site.fwrunner(place).status == 1
+    shutil.rmtree(place if purged else site.root / ".fwagent" / "outbox")
+    assert [row["fw_id"] for row in site.json("recover")["applied"]] == [fw_id]
+    assert store.state(fw_id) == "FIZZLED"
+    message = store.db.launches.find_one()["action"]["stored_data"]["_message"]
+    assert message.startswith("FW.json is half-written or not JSON (")
+
+
 def test_3_when_something_is_deferred(site, store):
     store.add()
     claim = only(store.stock_launches(site.root))

@@ -7,7 +7,10 @@ import os
 import signal
 import subprocess
 import sys
+import time
+from datetime import datetime, timedelta
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -383,5 +386,23 @@ class TestWrite:
 
 
 def test_times_are_as_fireworks_writes_them():
-    assert protocol.timestamp().endswith("+00:00")
+    before = protocol.utcnow()
+    now = datetime.fromisoformat(protocol.timestamp())
+    margin = timedelta(microseconds=1)
+    assert before - margin <= now <= protocol.utcnow() + margin
     assert protocol.utcnow().tzinfo is not None
+
+
+@pytest.mark.parametrize(
+    ("now", "text"),
+    [
+        (1767323045.678901, "2026-01-02T03:04:05.678901+00:00"),
+        (1767323045.000011, "2026-01-02T03:04:05.000011+00:00"),
+        (1767323045.0, "2026-01-02T03:04:05+00:00"),
+    ],
+)
+def test_a_time_of_the_year_round(monkeypatch, now, text):
+    monkeypatch.setenv("TZ", "Asia/Tokyo")
+    clock = SimpleNamespace(time=lambda: now, strftime=time.strftime, gmtime=time.gmtime)
+    monkeypatch.setattr(protocol, "time", clock)
+    assert protocol.timestamp() == text

@@ -135,6 +135,13 @@ def test_an_entry_goes_once_it_is_in_the_database(way_back, launchpad, outbox):
     assert names(outbox) == []
 
 
+def test_the_directory_of_what_the_outbox_has_ended_may_be_gone(way_back, outbox, tmp_path):
+    drop(outbox, 1)
+    drop(outbox, 2, "RUNNING")
+    gone = {number: tmp_path / f"gone{number}" for number in (1, 2, 3)}
+    assert [row["launch_id"] for row in look(way_back, gone).deferred] == [2, 3]
+
+
 def test_an_entry_that_tells_nothing_new_goes_too(way_back, launchpad, outbox):
     drop(outbox, 1)
     launchpad.answers[1, "tok"] = "known"
@@ -225,7 +232,7 @@ def test_batches_are_bounded(way_back, launchpad, outbox, tmp_path, monkeypatch)
     monkeypatch.setattr(recover, "BATCH", 2)
     places = {}
     for number in range(5):
-        drop(outbox, number)
+        drop(outbox, number + 10)
         places[number] = staged(tmp_path, number)
         tell(places[number], number)
     assert len(look(way_back, places).applied) == 10
@@ -241,10 +248,10 @@ def test_batches_of_large_reports_are_bounded_by_their_bytes(
     for number, size in enumerate((1000, 1000, 5000, 1000)):
         places[number] = staged(tmp_path, number)
         tell(places[number], number, fwaction={"x": "y" * size}, state="COMPLETED")
-        path = drop(outbox, number)
+        path = drop(outbox, number + 10)
         path.write_bytes(path.read_bytes() + b" " * size)
     assert len(look(way_back, places).applied) == 8
-    assert launchpad.offered == [[0, 1], [2], [3]] * 2
+    assert launchpad.offered == [[10, 11], [12], [13], [0, 1], [2], [3]]
 
 
 # ----------------------------------------------------------------------------- launch directories

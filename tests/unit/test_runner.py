@@ -4,6 +4,7 @@ import io
 import json
 import os
 import re
+import shlex
 import shutil
 import signal
 import subprocess
@@ -75,6 +76,10 @@ TASKS = """
 
     def call_me():
         pass
+
+    class Evil:
+        def __getattr__(self, name):
+            raise RuntimeError("evil")
 
     class Detailed(Exception):
         def to_dict(self):
@@ -314,6 +319,7 @@ class TestFizzled:
             ),
             ("{'stored': 1}", "it returned a dict with 'stored', which no FWAction has"),
             ("3", "it returned a int, which is no FWAction"),
+            ("Evil()", "it returned a runner_tasks.Evil, which is no FWAction"),
         ],
     )
     def test_results_that_cannot_be_told(self, stage, code, message):
@@ -326,7 +332,7 @@ class TestFizzled:
     def test_a_result_that_cannot_be_stored_costs_itself_only(self, stage, capfd):
         staged = stage(
             call("{'update_spec': {'x': [0, {1}, 2**64]}, 'stored_data': {'f': call_me}}"),
-            call("{'stored_data': {'same': spec['x'][2] == 2**64, 'g': object()}}"),
+            call("{'stored_data': {'same': spec['x'][2] == 2**64, 'g': object(), 'h': Evil()}}"),
             action(stored_data={"a": 1}),
         )
         assert run(str(staged.path)) == 0
@@ -335,6 +341,7 @@ class TestFizzled:
         assert stored["f"][UNSERIALIZABLE]["type"] == "function"
         assert [problem.split(": ")[0] for problem in stored[UNSERIALIZABLE]] == [
             "stored_data.f is a function", "update_spec.x[2] is a int", "stored_data.g is a object",
+            "stored_data.h is a runner_tasks.Evil",
         ]  # fmt: skip
         update = staged.report().fwaction["update_spec"]["x"]
         assert update[:2] == [0, "{1}"]
@@ -348,6 +355,21 @@ class TestFizzled:
         staged = stage(call("{'stored_data': {'x': 'y' * 1000}}"))
         assert run(str(staged.path)) == 1
         assert "bytes of JSON; at most 1000" in staged.stored()["_message"]
+
+    def test_what_is_handed_over_counts_too(self, stage, monkeypatch):
+        monkeypatch.setattr(protocol, "MAX_ACTION_SIZE", 1000)
+        given = {"_pass_job_info": True, "_job_info": ["y" * 900]}
+        assert run(str(stage(call("{}"), **given).path)) == 1
+        assert (
+            "bytes of JSON; at most 1000"
+            in Staged(Path.cwd() / "launch", Path()).stored()["_message"]
+        )
+
+    def test_details_of_an_error_too_large_to_be_read(self, stage, monkeypatch):
+        monkeypatch.setattr(protocol, "MAX_ACTION_SIZE", 8)
+        staged = stage("Raise")
+        assert run(str(staged.path)) == 1
+        assert staged.stored()["_exception"]["_details"] is None
 
     def test_a_checkpoint_too_large_for_a_launch_leaves_the_one_before(
         self, stage, monkeypatch, capfd
@@ -553,11 +575,12 @@ class TestSuperseded:
         staged = stage(
             call(f"Path('FW_offline.json').write_text({text!r}) and os.remove('FW_ping.json')"),
             action(stored_data={"a": 1}),
+            _trackers=[{"filename": "FW.json"}],
         )
         assert run(str(staged.path)) == 0
         assert (staged.path / "FW_offline.json").read_text() == text
         assert sorted(path.name for path in staged.path.iterdir()) == ["FW.json", "FW_offline.json"]
-        assert staged.entry().state == "COMPLETED"
+        assert (staged.entry().state, staged.entry().trackers) == ("COMPLETED", None)
         assert "belongs to another launch by now" in capfd.readouterr().err
 
 
@@ -587,6 +610,15 @@ class TestStartedAgain:
         assert (report.attempt, staged.entry().attempt) == (2, 2)
         assert staged.read("FW_offline.json")["fwagent"]["attempt"] == 2
 
+    @pytest.mark.parametrize("attempt", ["1", -5, True, 2**63 - 1])
+    def test_a_count_that_is_none_starts_anew(self, stage, attempt):
+        staged = stage("Files")
+        offline = staged.read("FW_offline.json")
+        offline["fwagent"]["attempt"] = attempt
+        staged.write("FW_offline.json", offline)
+        assert run(str(staged.path)) == 0
+        assert staged.entry().attempt == 1
+
     def test_the_final_report_of_an_earlier_launch_does_not_count(self, stage):
         staged = stage("Files")
         protocol.write_report(
@@ -607,12 +639,10 @@ class TestNothingToRun:
     @pytest.mark.parametrize(
         ("name", "text", "problem"),
         [
-            ("FW.json", None, "no FW.json in "),
-            ("FW.json", "{", "FW.json is half-written or not JSON"),
-            ("FW.json", "{}", "FW.json has no list spec._tasks"),
             ("FW_offline.json", None, "no FW_offline.json in "),
             ("FW_offline.json", "", "FW_offline.json is empty"),
             ("FW_offline.json", "{}", "FW_offline.json has no launch_id"),
+            ("FW_offline.json", '{"launch_id": 9223372036854775808}', "has no launch_id"),
             (
                 "FW_offline.json",
                 '{"launch_id": 7, "fwagent": {"protocol": 2}}',
@@ -631,6 +661,61 @@ class TestNothingToRun:
         assert main([str(staged.path)]) == 2
         assert capsys.readouterr().err.startswith("fwrunner: ")
         assert before == {path.name: path.read_text() for path in staged.path.iterdir()}
+
+
+class TestDamagedFirework:
+    """The launch is known by FW_offline.json, so that what was submitted must not stay RESERVED."""
+
+    @pytest.mark.parametrize(
+        ("text", "problem"),
+        [
+            (None, "no FW.json ("),
+            ("", "FW.json is empty ("),
+            ('{"spec": {"_tas', "FW.json is half-written or not JSON ("),
+            ("[]", "FW.json holds no JSON object ("),
+            ('{"fw_id": 3}', "FW.json has no list spec._tasks: is it a Firework? ("),
+        ],
+    )
+    def test_is_reported(self, stage, monkeypatch, capfd, text, problem):
+        monkeypatch.setattr(places, "sleep", lambda _: None)
+        staged = stage("Files")
+        (staged.path / "FW.json").unlink()
+        if text is not None:
+            (staged.path / "FW.json").write_text(text)
+        assert main([str(staged.path)]) == 1
+        for report in (staged.report(), staged.entry()):
+            assert (report.launch_id, report.token, report.state) == (7, "abc", "FIZZLED")
+        assert staged.report().started_on is not None
+        assert staged.stored()["_message"].startswith(problem)
+        assert staged.read("FW_offline.json")["state"] == "FIZZLED"
+        assert staged.entry(final=False).state == "RUNNING"
+        assert f"fwrunner: {problem}" in capfd.readouterr().err
+        staged.write("FW.json", {"spec": {"_tasks": []}})
+        assert main([str(staged.path)]) == 1
+        assert "has ended as FIZZLED before" in capfd.readouterr().err
+
+    def test_it_may_come_in_a_moment(self, stage, monkeypatch):
+        staged = stage("Files")
+        firework = (staged.path / "FW.json").read_text()
+        (staged.path / "FW.json").write_text(firework[:9])
+        monkeypatch.setattr(
+            places, "sleep", lambda _: (staged.path / "FW.json").write_text(firework)
+        )
+        assert run(str(staged.path)) == 0
+
+    def test_an_id_that_is_none_is_not_reported(self, stage):
+        staged = stage("Files")
+        staged.write("FW.json", {**staged.read("FW.json"), "fw_id": "three"})
+        assert run(str(staged.path)) == 0
+        assert (staged.entry().state, staged.entry().fw_id) == ("COMPLETED", None)
+
+    def test_what_has_ended_has_although_its_files_are_gone(self, stage, capfd):
+        staged = stage("Files")
+        assert run(str(staged.path)) == 0
+        (staged.path / "FW.json").unlink()
+        (staged.path / "FW_offline.json").write_text("")
+        assert run(str(staged.path)) == 0
+        assert "has ended as COMPLETED before" in capfd.readouterr().err
 
 
 def old_python() -> list[str]:
@@ -670,6 +755,23 @@ class TestCommand:
         for name in ("json", "signal", "argparse", "threading", "datetime"):
             (staged.path / f"{name}.py").write_text("raise SystemExit('the wrong one')")
         assert subprocess.run(command(), cwd=staged.path, check=False).returncode == 0
+
+    @pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&-", "<&- >&- 2>&-"])
+    def test_streams_that_are_closed(self, stage, closed):
+        script = {"_fw_name": "ScriptTask", "script": "cat; echo out; echo err >&2"}
+        staged = stage(script, dict(script, store_stdout=True), call("print('x')"))
+        shell = f"exec {shlex.join(command(staged.path))} {closed}"
+        subprocess.run(shell, shell=True, check=True, stdin=subprocess.DEVNULL)
+        assert staged.stored() == {"returncode": 0, "all_returncodes": [0], "stdout": "out\n"}
+
+    def test_a_current_directory_that_is_gone(self, stage, tmp_path):
+        staged = stage("Files")
+        for arguments, status in (([staged.path], 0), ([], 2), (["launch"], 2)):
+            (tmp_path / "gone").mkdir()
+            shell = f"cd gone; rmdir ../gone; exec {shlex.join(command(*arguments))}"
+            done = subprocess.run(shell, shell=True, check=False, stderr=subprocess.PIPE, text=True)
+            assert done.returncode == status
+            assert status == 0 or "hint: give the absolute path" in done.stderr
 
     def test_exit_statuses(self, stage, tmp_path):
         staged = stage("Raise")
@@ -730,6 +832,31 @@ class TestCommand:
         assert (job.returncode, job.stderr) == (0, "")
         assert staged.stored()["code"] == -15
         assert (staged.path / "ran").read_text() == "x\n"
+
+    @pytest.mark.parametrize("python", [sys.executable, *old_python()])
+    def test_commands_in_a_locale_without_umlauts(self, stage, monkeypatch, python):
+        arguments = {"source": {"type": "data", "value": "ß中"}}
+        described = {
+            "command": ["echo"],
+            "i": arguments,
+            "o": {"source": {"type": "stdout"}, "target": {"type": "data"}},
+        }
+        staged = stage(
+            {"_fw_name": "ScriptTask", "script": ["echo é中", "echo ü > ä"], "store_stdout": True},
+            {"_fw_name": "ScriptTask", "script": "cat ä", "use_shell": False},
+            {
+                "_fw_name": "CommandLineTask",
+                "command_spec": described,
+                "inputs": ["i"],
+                "outputs": ["o"],
+            },
+        )
+        for name in ("PYTHONUTF8", "PYTHONCOERCECLOCALE"):
+            monkeypatch.setenv(name, "0")
+        monkeypatch.setenv("LC_ALL", "C")
+        assert subprocess.run(command(staged.path, python=python), check=False).returncode == 0
+        assert staged.stored()["stdout"] == "é中\n"
+        assert staged.report().fwaction["update_spec"]["o"]["value"] == "ß中"
 
     def test_a_locale_without_umlauts(self, stage, monkeypatch):
         staged = stage("Files")

@@ -19,7 +19,7 @@ import pytest
 
 from fwrunner import background
 from fwrunner.plain import UNSERIALIZABLE
-from fwrunner.protocol import Report, read_report
+from fwrunner.protocol import Report, read_outbox_entry, read_report
 from fwrunner.supervise import run
 from tests.unit.test_runner import old_python
 
@@ -233,6 +233,46 @@ class TestHandOver:
         ran = launch("{'update_spec': {'_files_out': 3}}", "1 / 0")
         assert "ZeroDivisionError" in ran.stored["_exception"]["_stacktrace"]
         assert "nothing is handed over to the children" in capfd.readouterr().err
+
+
+class TestTrackers:
+    def test_the_final_report_has_the_ends_of_the_files(self, launch: Launch, tmp_path):
+        (tmp_path / "secret").write_text("secret\n")
+        code = """[write('log'), open('log', 'w').write('é\\n' * 200_000 + 'last\\n'),
+            __import__('os').mkfifo('fifo'), __import__('os').symlink('../secret', 'link'),
+            open('bin', 'wb').write(b'a\\0b'), open('small', 'wb').write(b'a\\xffb')] and None"""
+        names = [
+            "log",
+            "gone",
+            "fifo",
+            "link",
+            "../secret",
+            str(tmp_path / "secret"),
+            "bin",
+            "small",
+            ".",
+        ]
+        trackers = [{"filename": name} for name in names]
+        ran = launch(code, "1 / 0", _trackers=[*trackers, {}, "junk", {"filename": "a\0"}])
+        report = read_outbox_entry(str(ran.path / "FW_action.json"))
+        assert isinstance(report, Report)
+        assert report.state == "FIZZLED"
+        assert report.trackers is not None
+        assert set(report.trackers) == {"log", "small"}
+        assert report.trackers["small"] == "a\ufffdb"
+        log = report.trackers["log"]
+        assert 80_000 < len(log) < 128 * 1024
+        assert log == "é\n" * ((len(log) - 5) // 2) + "last\n"
+
+    def test_of_many_there_is_a_bounded_part(self, launch: Launch):
+        code = "[open(str(n), 'w').write('x' * 2**17) for n in range(9)] and None"
+        ran = launch(code, _trackers=[{"filename": str(n)} for n in range(9)])
+        report = read_outbox_entry(str(ran.path / "FW_action.json"))
+        assert isinstance(report, Report)
+        assert {name: len(text) for name, text in (report.trackers or {}).items()} == {
+            "0": 2**17,
+            "1": 2**17,
+        }
 
 
 class TestAttributes:
@@ -476,7 +516,8 @@ def test_all_of_it_at_once(stage, tmp_path, monkeypatch, python):
         {"_fw_name": "FileDeleteTask", "files_to_delete": ["copy"], "ignore_errors": False},
         {"_fw_name": "ForeachTask", "task": {"_fw_name": "PyTask", "func": "len", "inputs": ["m"]}, "split": "m"},
         _recovery=recovery(1, "cp", tmp_path / "old", _all_stored_data={"first": 1}),
-        _files_out={"z": "*.zip"}, _pass_job_info=True, _preserve_fworker=True, _add_fworker=True,
+        _files_out={"z": "*.zip"}, _trackers=[{"filename": "a.zip"}, {"filename": "beside"}],
+        _pass_job_info=True, _preserve_fworker=True, _add_fworker=True,
         _background_tasks=[
             {"tasks": {"_fw_name": "ScriptTask", "script": "touch beside"}, "num_launches": 1, "run_on_finish": True}
         ],

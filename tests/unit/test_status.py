@@ -1,5 +1,6 @@
 """What `fwagent status` tells, from a status file, a lease and a database that may be down."""
 
+import json
 import os
 import socket
 import time
@@ -13,7 +14,7 @@ from agent.health import Health, StatusFile, read_status
 from agent.results import Result
 from agent.status import collect, lines
 from fwcore.errors import DatabaseUnreachable
-from fwcore.launchpad.records import Lease, Refusal
+from fwcore.launchpad.records import Lease, OpenLaunch, Refusal
 from fwcore.plan import Outcome
 from tests.support.agent import write_toml
 
@@ -30,6 +31,7 @@ class FakeLaunchPad:
         self.locked = []
         self.put_aside = []
         self.closed = False
+        self.open = [OpenLaunch(n, n + 10, "/gone", "RESERVED", "w") for n in (1, 2, 3)]
 
     def _answer(self, value):
         if self.down:
@@ -43,7 +45,7 @@ class FakeLaunchPad:
         return self._answer({"READY": 3, "COMPLETED": 12, "FIZZLED": 1})
 
     def open_launches(self, worker):
-        return self._answer([1, 2, 3])
+        return self._answer(self.open)
 
     def active_count(self, worker):
         return self._answer({"RESERVED": 2, "RUNNING": 1})
@@ -107,6 +109,7 @@ def test_nothing_has_ever_run(config, launchpad):
         },
         "fireworks": {"READY": 3, "COMPLETED": 12, "FIZZLED": 1},
         "launches": {"open": 3, "RESERVED": 2, "RUNNING": 1},
+        "running": [],
         "backlog": {"reports": 0, "oldest_seconds": None},
         "locks": [],
         "refused": {"count": 0, "newest": []},
@@ -181,6 +184,69 @@ def test_a_status_file_that_is_broken_is_none(config, launchpad, text):
     config.private.mkdir(parents=True)
     (config.private / "status.json").write_text(text, encoding="utf-8")
     assert collect(config)["agent"]["state"] in ("down", "unknown")
+
+
+def running(launchpad, tmp_path, *pings):
+    """Have launches run, with these pings in their directories."""
+    launchpad.open = []
+    for number, ping in enumerate(pings, 1):
+        place = tmp_path / str(number)
+        place.mkdir()
+        (place / "FW_ping.json").write_text(json.dumps(ping))
+        launchpad.open.append(OpenLaunch(number, number + 10, str(place), "RUNNING", "w"))
+
+
+PING = {
+    "ping_time": "2026-01-02T03:04:05.678+00:00",
+    "host": "n17",
+    "pid": 5,
+    "job_id": "4711",
+    "task": 2,
+}
+
+
+def test_running_jobs_tell_of_themselves(config, launchpad, tmp_path):
+    running(launchpad, tmp_path, PING | {"rss": 1_234_000_000, "cpu": 93.4, "more": 1}, ["torn"])
+    launchpad.open[1:1] = [OpenLaunch(3, 13, "/gone", "RESERVED", "w")]
+    document = collect(config)
+    silent = dict.fromkeys(("ping_time", "host", "pid", "job_id", "task", "rss", "cpu"))
+    assert document["running"] == [
+        {"launch_id": 2, "fw_id": 12, "launch_dir": str(tmp_path / "2"), **silent},
+        {"launch_id": 1, "fw_id": 11, "launch_dir": str(tmp_path / "1"), **PING}
+        | {"rss": 1_234_000_000, "cpu": 93.4},
+    ]
+    assert lines(document)[5:7] == [
+        "running    Firework 12: no ping yet",
+        "running    Firework 11: task 3, on n17, job 4711, 1234 MB, 93 s of CPU, seen 2026-01-02T03:04:05",
+    ]
+    launchpad.down = True
+    assert collect(config)["running"] is None
+
+
+def test_of_many_running_jobs_the_newest_are_asked(config, launchpad, tmp_path):
+    running(launchpad, tmp_path, *[PING] * 30)
+    document = collect(config) | {"launches": {"open": 30, "RESERVED": 0, "RUNNING": 30}}
+    assert [told["launch_id"] for told in document["running"]] == [*range(30, 10, -1)]
+    assert [line[:21] for line in lines(document)[5:11]] == [
+        *(f"running    Firework {n}"[:21] for n in (40, 39, 38, 37, 36)),
+        "           ... and 25",
+    ]
+
+
+def test_what_a_job_writes_into_its_ping_is_not_trusted(config, launchpad, tmp_path):
+    bad = {
+        "host": "a\x1b[2J" + "b" * 999,
+        "task": True,
+        "rss": "7",
+        "cpu": float("nan"),
+        "ping_time": 5,
+    }
+    running(launchpad, tmp_path, bad | {"job_id": None, "pid": -1})
+    document = collect(config)
+    assert {key for key, value in document["running"][0].items() if value is not None} == {
+        "launch_id", "fw_id", "launch_dir", "host",
+    }  # fmt: skip
+    assert lines(document)[5].startswith("running    Firework 11: on a?[2Jbb")
 
 
 # ------------------------------------------------------------------------------------- for people
