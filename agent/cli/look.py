@@ -1,9 +1,9 @@
-"""Commands that show, and those about launch directories: status, doctor, dirs, register, unregister."""
+"""Commands that show, and those about launch directories: status, runs, doctor, dirs, register, unregister."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from fwcore.launchpad import LaunchPad
 
 _SEE, _DIRS = "See", "Launch directories"
+#: Seconds between two looks of `status --watch`.
+_EVERY = 2.0
 _Directories = Annotated[
     list[Path],
     typer.Argument(metavar="DIR...", help="Launch directories, with an FW_offline.json."),
@@ -26,13 +28,21 @@ _Directories = Annotated[
 def add_to(app: typer.Typer) -> None:
     """Add the commands."""
     app.command(rich_help_panel=_SEE)(status)
+    app.command(rich_help_panel=_SEE)(runs)
     app.command(rich_help_panel=_SEE)(doctor)
     app.command(rich_help_panel=_DIRS)(dirs)
     app.command(rich_help_panel=_DIRS)(register)
     app.command(rich_help_panel=_DIRS)(unregister)
 
 
-def status(ctx: typer.Context, config: ConfigOption = None, as_json: JsonOption = False) -> None:
+def status(
+    ctx: typer.Context,
+    watch: Annotated[
+        bool, typer.Option("--watch", "-w", help="Go on, every 2 s, until Ctrl-C.")
+    ] = False,
+    config: ConfigOption = None,
+    as_json: JsonOption = False,
+) -> None:
     """Show the agent, the database, the launches and what waits to be brought back.
 
     Works when the agent is down, and when the database is (exit status 4).
@@ -41,9 +51,81 @@ def status(ctx: typer.Context, config: ConfigOption = None, as_json: JsonOption 
     from agent.results import OK, UNREACHABLE
     from agent.status import collect, lines
 
-    document = collect(load_config(chosen(ctx, config)))
+    settings = load_config(chosen(ctx, config))
+    if watch:
+        _watch(lambda: json.dumps(collect(settings)) if as_json else lines(collect(settings)))
+        return
+    document = collect(settings)
     typer.echo(json.dumps(document) if as_json else "\n".join(lines(document)))
     raise typer.Exit(OK if document["database"]["reachable"] else UNREACHABLE)
+
+
+def _watch(look: Callable[[], str | list[str]]) -> None:
+    """Show what a look finds, again and again; as JSON, an object a line."""
+    import time
+    from contextlib import suppress
+
+    from rich.live import Live
+    from rich.text import Text
+
+    with suppress(KeyboardInterrupt), Live(auto_refresh=False) as screen:
+        while True:
+            found = look()
+            if isinstance(found, str):
+                typer.echo(found)
+            else:
+                screen.update(Text("\n".join(found)), refresh=True)
+            time.sleep(_EVERY)
+
+
+def runs(
+    ctx: typer.Context,
+    fw_id: Annotated[
+        list[int] | None,
+        typer.Option("--fw-id", "-i", metavar="FW_ID", help="Of this Firework; may be repeated."),
+    ] = None,
+    name: Annotated[
+        str, typer.Option("--name", "-n", metavar="NAME", help="Of Fireworks of this name.")
+    ] = "",
+    state: Annotated[
+        list[str] | None,
+        typer.Option("--state", "-s", metavar="STATE", help="In this state; may be repeated."),
+    ] = None,
+    since: Annotated[
+        str, typer.Option(metavar="WHEN", help="With news since: 30m, 2h, 7d, or a date.")
+    ] = "",
+    limit: Annotated[int, typer.Option("--limit", "-l", min=1, help="At most so many.")] = 20,
+    any_worker: Annotated[
+        bool, typer.Option("--any-worker", help="Of all workers, not only of this one.")
+    ] = False,
+    config: ConfigOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """List launches, the newest first; of running ones what their jobs told last."""
+    from agent.cli.show import print_table
+    from agent.runs import TITLES, cells, moment, rows
+    from fwrunner.protocol import utcnow
+
+    begin = moment(since, utcnow()) if since else None
+    if since and begin is None:
+        raise typer.BadParameter(f"--since {since}: write 30m, 2h, 7d or 2026-01-31T12:00")
+    with _opened(ctx, config) as (settings, launchpad):
+        worker = settings.fworker().name
+        found = launchpad.runs(
+            None if any_worker else worker,
+            limit,
+            fw_ids=fw_id or None,
+            name=name,
+            states=[each.upper() for each in state or ()],
+            since=begin,
+        )
+    listed = rows(found, worker)
+    if as_json:
+        typer.echo(json.dumps({"runs": listed}))
+    elif listed:
+        print_table(list(TITLES), [cells(row, utcnow()) for row in listed])
+    else:
+        typer.echo("no launch is selected")
 
 
 def doctor(ctx: typer.Context, config: ConfigOption = None, as_json: JsonOption = False) -> None:

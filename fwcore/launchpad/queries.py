@@ -3,15 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from datetime import datetime
 from typing import Any
 
 from pymongo import DESCENDING
 
-from fwcore.launchpad.records import OpenLaunch, Refusal
+from fwcore.documents import iso, parse_time
+from fwcore.launchpad.records import OpenLaunch, Refusal, Run
 from fwcore.launchpad.session import Session
-from fwcore.states import ACTIVE
+from fwcore.states import ACTIVE, FINAL
 
 Document = dict[str, Any]
+
+# Of a history, all but the checkpoints, which may be large.
+_RUN = dict.fromkeys(
+    (
+        *("launch_id", "fw_id", "state", "launch_dir", "runtime_secs"),
+        *(
+            f"state_history.{key}"
+            for key in ("state", "created_on", "updated_on", "reservation_id")
+        ),
+    ),
+    1,
+)
 
 
 class Queries(Session):
@@ -64,6 +78,39 @@ class Queries(Session):
             cursor = self._db.fireworks.find({"fw_id": {"$in": list(fw_ids)}}, {"launches": 1})
             return {number for firework in cursor for number in firework.get("launches") or ()}
 
+    def runs(
+        self,
+        worker: str | None,
+        limit: int,
+        *,
+        fw_ids: Iterable[int] | None = None,
+        name: str = "",
+        states: Iterable[str] = (),
+        since: datetime | None = None,
+    ) -> list[Run]:
+        """Return the newest launches of a worker (None: of all), at most ``limit``; the newest first.
+
+        Those of some Fireworks, of Fireworks of a name, in some states, and with news ``since`` a moment.
+        """
+        query: Document = {"fworker.name": worker} if worker is not None else {}
+        with self._reaching():
+            if fw_ids is not None or name:
+                wanted: Document = {"name": name} if name else {}
+                wanted |= {} if fw_ids is None else {"fw_id": {"$in": list(fw_ids)}}
+                named = self._db.fireworks.find(wanted, {"fw_id": 1, "name": 1})
+                query["fw_id"] = {"$in": [doc["fw_id"] for doc in named]}
+            if states:
+                query["state"] = {"$in": list(states)}
+            if since is not None:
+                query["$or"] = _dated_since(since)
+            found = list(self._db.launches.find(query, _RUN).sort("launch_id", -1).limit(limit))
+            of_interest = {"fw_id": {"$in": [launch.get("fw_id") for launch in found]}}
+            names = {
+                doc["fw_id"]: str(doc.get("name", ""))
+                for doc in self._db.fireworks.find(of_interest, {"fw_id": 1, "name": 1})
+            }
+        return [_run(launch, names.get(launch.get("fw_id"), "")) for launch in found]
+
     def select(self, query: Mapping[str, Any]) -> list[int]:
         """Return the Fireworks that a MongoDB filter finds, in the order of their ids."""
         with self._reaching():
@@ -110,6 +157,40 @@ def _refusal(entry: Document) -> Refusal:
     # TOKEN/COLLECTION/NUMBER
     *_, collection, number = ["?", "?", *str(entry["_id"]).split("/")]
     return Refusal(collection, number, str(entry.get("reason", "")), entry.get("on"))
+
+
+def _dated_since(since: datetime) -> list[Document]:
+    # A history has texts while its launch is open, and dates from the first recovery by FireWorks on.
+    return [
+        {f"state_history.{key}": {"$gte": moment}}
+        for key in ("created_on", "updated_on")
+        for moment in (iso(since), since)
+    ]
+
+
+def _run(launch: Document, name: str) -> Run:
+    history = [entry for entry in launch.get("state_history") or () if isinstance(entry, dict)]
+    first = {entry.get("state"): entry for entry in reversed(history)}
+    running, ended = first.get("RUNNING", {}), history[-1] if history else {}
+    jobs = [entry["reservation_id"] for entry in history if entry.get("reservation_id")]
+    return Run(
+        launch_id=launch["launch_id"],
+        fw_id=launch.get("fw_id", 0),
+        name=name,
+        state=str(launch.get("state", "")),
+        launch_dir=str(launch.get("launch_dir", "")),
+        job_id=str(jobs[-1]) if jobs else None,
+        reserved=_moment(first.get("RESERVED", {}).get("created_on")),
+        started=_moment(running.get("created_on")),
+        seen=_moment(running.get("updated_on")),
+        ended=_moment(ended.get("created_on")) if launch.get("state") in FINAL else None,
+        runtime=launch.get("runtime_secs"),
+    )
+
+
+def _moment(value: Any) -> str | None:
+    moment = parse_time(value)
+    return None if moment is None else iso(moment)
 
 
 def _name_of(worker: Any) -> str:

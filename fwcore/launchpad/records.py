@@ -93,6 +93,26 @@ class OpenLaunch:
 
 
 @dataclass(frozen=True)
+class Run:
+    """A launch as its history tells of it; moments are ISO 8601 texts, None where there is none.
+
+    ``seen`` is the last sign of life, ``runtime`` is in seconds and of a launch that has ended.
+    """
+
+    launch_id: int
+    fw_id: int
+    name: str
+    state: str
+    launch_dir: str
+    job_id: str | None
+    reserved: str | None
+    started: str | None
+    seen: str | None
+    ended: str | None
+    runtime: float | None
+
+
+@dataclass(frozen=True)
 class Lease:
     """The right to serve a worker, as stored in ``fwagent_leases``. ``epoch`` counts the holders."""
 
