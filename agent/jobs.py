@@ -1,8 +1,9 @@
-"""What a batch queue tells of its jobs, in words that all schedulers share. Shapes only."""
+"""What a batch queue is asked, and what it tells of its jobs, in words that all schedulers share. Shapes only."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 from fwcore.errors import FwagentError
@@ -20,6 +21,33 @@ class LimitReached(FwagentError):
 
 class Rejected(FwagentError):
     """The scheduler refuses this script, in its own words, and would do so again."""
+
+
+@dataclass(frozen=True)
+class Submission:
+    """A staged launch that is to become a job."""
+
+    launch_id: int
+    #: The submit script, in the launch directory.
+    script: Path
+    name: str
+    #: The script for an array of launches (`agent.queue.script`), None: a job of its own. Launches whose texts are
+    #: equal may share an array.
+    array: str | None = None
+
+
+@dataclass(frozen=True)
+class Submitted:
+    """What became of a Submission.
+
+    Without an error it is in the queue as ``job_id`` (None: a person will submit it). With one it is certainly
+    not there, unless ``doubtful``: then the queue has not said whether it took the job.
+    """
+
+    launch_id: int
+    job_id: str | None = None
+    error: FwagentError | None = None
+    doubtful: bool = False
 
 
 @dataclass(frozen=True)
