@@ -5,12 +5,12 @@ from __future__ import annotations
 import os
 import pwd
 import shutil
-import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from time import monotonic, sleep, time
 
 from agent.jobs import (
     JobEnd,
@@ -198,7 +198,7 @@ class BatchQueue:
 
     def _resolved(self, doubtful: Sequence[Submitted]) -> Iterator[Submitted]:
         """Look for jobs that the queue may have taken without our knowing."""
-        until = time.monotonic() + DOUBT_SECONDS
+        until = monotonic() + DOUBT_SECONDS
         self._doubts.update((outcome.launch_id, until) for outcome in doubtful)
         try:
             found = self._by_launch(self._list())
@@ -240,12 +240,14 @@ class BatchQueue:
         return self._manifests.launch_id(job.tag.key, job.index)
 
     def _by_launch(self, jobs: Iterable[Listed]) -> dict[int, str]:
-        pairs = ((self._launch_id(job), job.job_id) for job in jobs)
+        # Numbers begin anew with `lpad reset`: what is there counts before what has ended.
+        ordered = sorted(jobs, key=lambda job: job.state != "ENDED")
+        pairs = ((self._launch_id(job), job.job_id) for job in ordered)
         return {launch_id: job_id for launch_id, job_id in pairs if launch_id is not None}
 
     def _touch(self, names: set[str]) -> None:
         """Keep the manifests of these arrays, and drop those that have not been in the queue for long."""
-        now = time.time()
+        now = time()
         for place in self._arrays.glob("a*"):
             with suppress(OSError):
                 if place.name in names:
@@ -287,17 +289,17 @@ class BatchQueue:
         What it does not show it is asked for again after a moment: a request that a killed agent has sent may still
         be on its way. A launch that has reported has had a job, which may have left the queue since: its id is "".
         """
-        started = time.monotonic()
+        started = monotonic()
         try:
             found = self._by_launch(self._list())
             while True:
                 missing = [number for number in launch_ids if number not in found]
                 found.update(dict.fromkeys(self._reported(missing), ""))
                 missing = [number for number in missing if number not in found]
-                left = started + SETTLE_SECONDS - time.monotonic()
+                left = started + SETTLE_SECONDS - monotonic()
                 if not missing or left <= 0:
                     break
-                time.sleep(left)
+                sleep(left)
                 found.update(self._by_launch(self._list()))
         except QueueSilent:
             return None
@@ -314,7 +316,7 @@ class BatchQueue:
         return [int(number) for number in wanted & names]
 
     def _may_come(self, launch_id: int) -> bool:
-        if self._doubts.get(launch_id, 0) > time.monotonic():
+        if self._doubts.get(launch_id, 0) > monotonic():
             return True
         self._doubts.pop(launch_id, None)
         # A submit command that outlives the agent which has started it.
