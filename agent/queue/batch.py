@@ -303,7 +303,7 @@ class BatchQueue:
                 found.update(self._by_launch(self._list()))
         except QueueSilent:
             return None
-        if any(self._may_come(number) for number in missing):
+        if missing and self._may_come(missing):
             return None
         return {number: found[number] for number in launch_ids if number in found}
 
@@ -315,19 +315,18 @@ class BatchQueue:
             names = set()
         return [int(number) for number in wanted & names]
 
-    def _may_come(self, launch_id: int) -> bool:
-        if self._doubts.get(launch_id, 0) > monotonic():
+    def _may_come(self, launch_ids: Sequence[int]) -> bool:
+        """Tell whether a job of one of these may still come into the queue, having been asked for."""
+        now = monotonic()
+        self._doubts = {number: until for number, until in self._doubts.items() if until > now}
+        if not self._doubts.keys().isdisjoint(launch_ids):
             return True
-        self._doubts.pop(launch_id, None)
         # A submit command that outlives the agent which has started it.
-        keys = [str(launch_id), *self._manifests.elements([launch_id])]
+        keys = [*map(str, launch_ids), *self._manifests.elements(launch_ids)]
         tags = [Tag(key, self._scope) for key in keys]
-        return any(
-            text.encode() in line
-            for line in _command_lines()
-            for tag in tags
-            for text in (tag.text, tag.name)
-        )
+        wanted = {text.encode() for tag in tags for text in (tag.text, tag.name)}
+        ours = [line for line in _command_lines() if self._scope.encode() in line]
+        return any(text in line for line in ours for text in wanted)
 
     def depth(self) -> None:
         """Only a listing would tell; the database knows what we have submitted."""

@@ -30,6 +30,8 @@ _KILLED = {
 }
 #: ``substate`` of a job that somebody has deleted (PBS Pro).
 _DELETED = "91"
+#: Four blanks; the rest of a folded value has a tab, or more of them.
+_ATTRIBUTE = re.compile(r" {2,6}([A-Za-z][\w.-]*) = (.*)")
 _GONE = re.compile(r"Unknown Job Id|Job has finished|Unknown queue", re.IGNORECASE)
 
 
@@ -103,11 +105,18 @@ class Pbs:
 
 
 def _jobs(text: str) -> Iterator[tuple[str, dict[str, str]]]:
-    """Yield (job id, attributes) of the long format, whose lines are folded before a tab."""
+    """Yield (job id, attributes) of the long format, in which long values are folded."""
     for part in re.split(r"^Job Id:[ \t]*", text, flags=re.MULTILINE)[1:]:
-        job_id, _, rest = part.partition("\n")
-        unfolded = re.sub(r"\n\t", "", rest)
-        yield job_id.strip(), dict(re.findall(r"^ +([\w.-]+) = (.*)$", unfolded, re.MULTILINE))
+        job_id, *lines = part.splitlines()
+        values: dict[str, str] = {}
+        name = ""
+        for line in lines:
+            if found := _ATTRIBUTE.match(line):
+                name = found[1]
+                values[name] = found[2]
+            elif name and line.strip():
+                values[name] += line.strip()
+        yield job_id.strip(), values
 
 
 def _listed(job_id: str, values: dict[str, str], ran: Ran) -> Listed:
