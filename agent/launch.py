@@ -23,6 +23,8 @@ from fwrunner.protocol import Report, timestamp
 RECORD_EVERY = 100
 #: Launches in one claim.
 MOST_AT_ONCE = 5000
+#: The kind of trouble (`LaunchPad.count_trouble`) of a Firework whose script is refused.
+REJECTED = "rejected"
 #: Refusals of a Firework's script in a row after which it FIZZLES.
 REJECTED_TIMES = 3
 
@@ -165,7 +167,7 @@ class WayOut:
 
     def _record(self, job_ids: dict[int, str], claims: Mapping[int, Claim]) -> None:
         self._launchpad.record_jobs(job_ids)
-        self._launchpad.forget_trouble(claims[launch_id].fw_id for launch_id in job_ids)
+        self._launchpad.forget_trouble(REJECTED, [claims[number].fw_id for number in job_ids])
         job_ids.clear()
 
     def _not_launched(self, failed: list[tuple[Claim, FwagentError]], result: Result) -> None:
@@ -176,7 +178,7 @@ class WayOut:
         rejected = {
             claim.fw_id: str(error) for claim, error in failed if isinstance(error, Rejected)
         }
-        counts = self._launchpad.count_trouble("rejected", rejected)
+        counts = self._launchpad.count_trouble(REJECTED, rejected)
         hopeless = [pair for pair in failed if counts.get(pair[0].fw_id, 0) >= REJECTED_TIMES]
         self._fizzle(hopeless, result)
         back = [pair for pair in failed if pair not in hopeless]
@@ -208,7 +210,7 @@ class WayOut:
         applied = self._launchpad.apply(reports)
         result.take(applied)
         settled = {outcome.fw_id for outcome in applied.applied if outcome.fw_id is not None}
-        self._launchpad.forget_trouble(settled)
+        self._launchpad.forget_trouble(REJECTED, settled)
         # What could not be written now is taken back, and counted on.
         left = {claim.launch_id for claim, _error in failed if claim.fw_id not in settled}
         if left and self._launchpad.cancel(left).deferred:

@@ -125,12 +125,13 @@ class Own(Session):
                 counts[fw_id] = int((found or {kind: 1})[kind])
             return counts
 
-    def forget_trouble(self, fw_ids: Iterable[int]) -> None:
-        """Begin to count anew for Fireworks."""
+    def forget_trouble(self, kind: str, fw_ids: Iterable[int]) -> None:
+        """Begin to count a trouble of Fireworks anew."""
         if wanted := list(fw_ids):
             with self._reaching():
                 fence = self._in_force() if self._lease is not None else {}
-                self._db.fwagent_trouble.delete_many({"_id": {"$in": wanted}, **fence})
+                had = {"_id": {"$in": wanted}, kind: {"$exists": True}}
+                self._db.fwagent_trouble.update_many({**had, **fence}, {"$unset": {kind: ""}})
 
     def _born(self, fw_ids: Iterable[int]) -> dict[int, str]:
         found = self._db.fireworks.find({"fw_id": {"$in": list(fw_ids)}}, {"fw_id": 1})
