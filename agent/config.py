@@ -119,13 +119,20 @@ class LaunchSection(_Section):
 class QueueSection(_Section):
     """The batch queue."""
 
+    replaced_by_file: ClassVar[tuple[str, ...]] = ("options",)
+
     type: Literal["slurm", "pbs", "sge", "lsf", "local", "none"] = Field(
         default="slurm",
         description="the batch system; local: jobs on this host, none: you submit the scripts",
     )
-    file: Expanded | None = Field(default=None, description="a my_qadapter.yaml")
+    file: Expanded | None = Field(
+        default=None, description="a my_qadapter.yaml, instead of options"
+    )
     options: dict[str, Any] = Field(default_factory=dict, description="for the submit script")
     runner: str | None = Field(default=None, min_length=1, description="what the job script runs")
+    array: bool = Field(default=False, description="one job array for Fireworks of equal resources")
+    processes: int = Field(default=4, ge=1, le=64, description="submit commands at once")
+    timeout: Seconds = Field(default=60, description="for one command of the scheduler")
 
 
 class SyncSection(_Section):
@@ -161,6 +168,12 @@ class Config(_Section):
     def private(self) -> Path:
         """Our own directory below the launch root."""
         return self.launch.root / ".fwagent"
+
+    @property
+    def database(self) -> str:
+        """The name of the database; raise InvalidSettings."""
+        file = self.launchpad.file
+        return self.launchpad.name if file is None else read_launchpad_file(file)[1]
 
     @property
     def runner(self) -> str:

@@ -29,7 +29,7 @@ from fwrunner.protocol import timestamp, write_atomic
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-__all__ = ["Job", "LocalQueue", "LocalQueueError"]
+__all__ = ["Job", "LocalQueue", "LocalQueueError", "public"]
 
 # Secrets, and what systemd means for one process and not for its children.
 _PRIVATE = ("FWAGENT_LAUNCHPAD", "CREDENTIALS_DIRECTORY", "LISTEN_", "NOTIFY_SOCKET", "WATCHDOG_")
@@ -80,7 +80,7 @@ class LocalQueue:
             "script": str(script),
             "launch_dir": str(script.parent),
             "submitted_on": timestamp(),
-            "environment": _public(environment or {}),
+            "environment": public(environment or {}),
         }
         with self._exclusive() as counter:
             waiting, done = self._spool.keys("pending", "running"), self._spool.keys("done")
@@ -211,7 +211,7 @@ class LocalQueue:
             status = subprocess.run(
                 [sys.executable, "-m", "agent.localqueue", str(self._spool.root)],
                 cwd=Path(__file__).parents[1],  # where `agent` is found if it is not installed
-                env=_public(os.environ),
+                env=public(os.environ),
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
@@ -226,7 +226,8 @@ class LocalQueue:
             )
 
 
-def _public(environment: Mapping[str, str]) -> dict[str, str]:
+def public(environment: Mapping[str, str]) -> dict[str, str]:
+    """Return what of an environment a job may have: neither our secrets nor what systemd means for us alone."""
     return {name: value for name, value in environment.items() if not name.startswith(_PRIVATE)}
 
 

@@ -7,8 +7,6 @@ directory that has it is complete.
 from __future__ import annotations
 
 import os
-import re
-import shlex
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from datetime import datetime, timedelta
@@ -34,11 +32,6 @@ from fwrunner.protocol import (
 TIME_FORMAT = "%Y-%m-%d-%H-%M-%S-%f"
 SUBMIT_SCRIPT = "FW_submit.script"
 LAUNCHES_PER_BLOCK = 500
-
-# A program that runs Fireworks, then words without a meaning to the shell but single quotes.
-_ONE_COMMAND = re.compile(
-    r"""([\w./~+-]*/)?(python[\d.]*|rlaunch|[\w.-]+\.pyz|env|srun)( +([\w./~+=:,@%-]+|'[^'\n]*'))*"""
-)
 
 
 class StageError(FwagentError):
@@ -124,8 +117,8 @@ def earlier_launch(launch_dir: Path, claim: Claim) -> int | None:
     return earlier if isinstance(earlier, int) and earlier != claim.launch_id else None
 
 
-def stage(claim: Claim, outbox: Path, runner: str, ping_interval: float) -> Path:
-    """Write a launch directory and return its submit script; raise StageError."""
+def stage(claim: Claim, outbox: Path, text: str, ping_interval: float) -> Path:
+    """Write a launch directory, with this text as its submit script; return that file, raise StageError."""
     launch_dir = Path(claim.launch_dir)
     ours = {
         "protocol": PROTOCOL,
@@ -138,7 +131,7 @@ def stage(claim: Claim, outbox: Path, runner: str, ping_interval: float) -> Path
         _forget_earlier_launch(launch_dir)
         write_atomic(str(launch_dir / FW_JSON), claim.firework)
         script = launch_dir / SUBMIT_SCRIPT
-        script.write_text(_script(launch_dir, runner), encoding="utf-8")
+        script.write_text(text, encoding="utf-8")
         write_atomic(
             str(launch_dir / OFFLINE_JSON), {"launch_id": claim.launch_id, "fwagent": ours}
         )
@@ -160,10 +153,3 @@ def _forget_earlier_launch(launch_dir: Path) -> None:
     for name in (ACTION_JSON, PING_JSON, OFFLINE_JSON):
         with suppress(FileNotFoundError):
             (launch_dir / name).unlink()
-
-
-def _script(launch_dir: Path, runner: str) -> str:
-    # A `cd` that fails must not run the job somewhere else. A signal to the batch shell, a warning before
-    # the time is over, reaches the runner if it takes the shell's place: as far as it is one command.
-    last = f"exec {runner}" if _ONE_COMMAND.fullmatch(runner) else runner
-    return f"#!/bin/sh\ncd {shlex.quote(str(launch_dir))} || exit 1\n{last}\n"

@@ -246,9 +246,21 @@ class Claims(Isolating):
         self._open |= self._held
         self._held.clear()
 
+    def postpone(self) -> None:
+        """Leave held claims to a later ``resume``: the queue does not tell of all their jobs whether it has them."""
+        self._later |= self._held
+        self._held.clear()
+
     def _take_back(self, claim: list[tuple[int, int]], host: str) -> bool:
+        recorded = self._recorded(launch_id for launch_id, _fw_id in claim)
+        # A job that was recorded may have left the queue since, and its report may be waiting.
+        claim = [(launch_id, fw_id) for launch_id, fw_id in claim if launch_id not in recorded]
+        if not claim:
+            return True
         jobs = self.submitted(host, [launch_id for launch_id, _fw_id in claim])
-        self.record_jobs(jobs)
+        if jobs is None:
+            return False
+        self.record_jobs({launch_id: job_id for launch_id, job_id in jobs.items() if job_id})
         claim = [(launch_id, fw_id) for launch_id, fw_id in claim if launch_id not in jobs]
         launch_ids = [launch_id for launch_id, _fw_id in claim]
         # A stopped process that wakes up must not find them as it has seen them.
@@ -267,6 +279,15 @@ class Claims(Isolating):
         }
         self._db.launches.delete_many({"launch_id": {"$in": sorted(set(launch_ids) - used)}})
         return True
+
+    def _recorded(self, launch_ids: Iterable[int]) -> set[int]:
+        """Return the launches whose jobs are recorded."""
+        query = {
+            "launch_id": {"$in": list(launch_ids)},
+            "state_history.reservation_id": {"$exists": True},
+        }
+        cursor = self._db.launches.find(query, {"launch_id": 1}, batch_size=WHOLE)
+        return {launch["launch_id"] for launch in cursor}
 
     def _keep_closed(self, claim: list[tuple[int, int]]) -> None:
         """Retire the runs of cancelled launches that a stopped process has not opened yet, but may."""

@@ -46,8 +46,9 @@ _AWARE: CodecOptions[Document] = CodecOptions(tz_aware=True)
 
 #: Tells of (host, process id) whether that process is certainly gone.
 IsGone = Callable[[str, int], bool]
-#: Tells of (host of the session, launch_ids) which of them are in its queue: {launch_id: job id}.
-Submitted = Callable[[str, list[int]], dict[int, str]]
+#: Tells of (host of the session, launch_ids) which of them its queue has taken: {launch_id: job id, or "" if that
+#: is not known any more}. None if the queue cannot tell now.
+Submitted = Callable[[str, list[int]], Mapping[int, str] | None]
 
 
 class Fenced(FwagentError):
@@ -92,6 +93,8 @@ class Journal(Connected):
         self._half_done: set[str] = set()
         # Tokens of claims that are to be taken back unless they are settled.
         self._held: set[str] = set()
+        # Tokens of claims that could not be taken back yet.
+        self._later: set[str] = set()
         # (launch_id, fw_id) of claims that were made, of which nobody could be told, by token.
         self._untold: dict[str, list[tuple[int, int]]] = {}
 
@@ -192,7 +195,8 @@ class Journal(Connected):
     def _end_session(self) -> None:
         for token in sorted(self._held):
             self._erase(token)
-        if self._quiet_since and self._lease is None:
+        # One with a claim that is left over is found dead once it has run out.
+        if self._quiet_since and self._lease is None and not self._later:
             self._db.fwagent_sessions.delete_one({"_id": self._session, "dead": {"$exists": False}})
 
     def _record(

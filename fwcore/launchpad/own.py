@@ -87,12 +87,55 @@ class Own(Session):
         with self._reaching():
             if own:
                 self._finish_own()
-                end.append({"$unset": "token"})
+                if not self._later:
+                    end.append({"$unset": "token"})
             mine = {"_id": lease.worker, "owner": lease.owner, "epoch": lease.epoch}
             self._db.fwagent_leases.update_one(mine, end)
         if own:
             self._lease = None
             self._begin_session()
+
+    def count_trouble(self, kind: str, reasons: Mapping[int, str]) -> dict[int, int]:
+        """Count a trouble of Fireworks, {fw_id: what was said}; return how often each has had it.
+
+        ``kind`` is one word, as `rejected`. It counts from the last `forget_trouble`, and anew after `lpad reset`:
+        then another Firework has the number.
+        """
+        if not reasons:
+            return {}
+        self._check_lease()
+        with self._reaching():
+            born = self._born(reasons)
+            counts = {}
+            for fw_id, reason in reasons.items():
+                same = {"$eq": ["$born", born.get(fw_id, "")]}
+                before = {"$cond": [same, {"$ifNull": [f"${kind}", 0]}, 0]}
+                change = {
+                    "born": born.get(fw_id, ""),
+                    kind: {"$add": [before, 1]},
+                    "reason": {"$literal": reason},
+                    "on": "$$NOW",
+                }
+                found = self._db.fwagent_trouble.find_one_and_update(
+                    {"_id": fw_id},
+                    [{"$set": change}],
+                    upsert=True,
+                    return_document=ReturnDocument.AFTER,
+                )
+                counts[fw_id] = int((found or {kind: 1})[kind])
+            return counts
+
+    def forget_trouble(self, kind: str, fw_ids: Iterable[int]) -> None:
+        """Begin to count a trouble of Fireworks anew."""
+        if wanted := list(fw_ids):
+            with self._reaching():
+                fence = self._in_force() if self._lease is not None else {}
+                had = {"_id": {"$in": wanted}, kind: {"$exists": True}}
+                self._db.fwagent_trouble.update_many({**had, **fence}, {"$unset": {kind: ""}})
+
+    def _born(self, fw_ids: Iterable[int]) -> dict[int, str]:
+        found = self._db.fireworks.find({"fw_id": {"$in": list(fw_ids)}}, {"fw_id": 1})
+        return {firework["fw_id"]: str(firework["_id"]) for firework in found}
 
     def lease(self, worker: str) -> tuple[Lease, bool] | None:
         """Return the lease of a worker and whether it is in force, None if there never was one."""

@@ -97,6 +97,8 @@ class Session(Replay):
             try:
                 if self._tried(token):
                     self._erase(token)
+                elif token not in self._stuck:
+                    self._later.add(token)
             except BaseException:
                 self._open.add(token)
                 raise
@@ -181,6 +183,8 @@ class Session(Replay):
         ``is_gone`` may tell of a process that it no longer runs, so that its session need not expire.
         """
         with self._reaching():
+            self._open |= self._later
+            self._later.clear()
             self._finish_own()
             return self._make_whole(self._dead_sessions(is_gone))
 
@@ -235,7 +239,7 @@ class Session(Replay):
     def _take_back(self, claim: list[tuple[int, int]], host: str) -> bool:
         """Undo a claim, (launch_id, fw_id) each, that was cut before its jobs were recorded.
 
-        Returns False if a part of it could not be undone now, because somebody holds a workflow.
+        Returns False if a part of it could not be undone now, because somebody holds a workflow or the queue is silent.
         """
         raise NotImplementedError
 

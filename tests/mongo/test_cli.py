@@ -113,15 +113,26 @@ def test_2_for_wrong_usage(site, arguments):
     assert site.run(*arguments, status=2).stdout == ""
 
 
-def test_2_for_a_queue_that_is_not_supported_yet(site, store):
+def test_2_for_an_option_that_no_script_can_have(site, store):
     store.add()
-    site.configure(queue={"type": "slurm"})
+    site.configure(queue={"type": "slurm", "options": {"acount": "m"}})
     done = site.run("launch", "--json", status=2)
     assert done.stdout == ""
-    assert "queue.type = 'slurm' is not supported yet" in done.stderr
-    assert '"none"' in done.stderr
-    assert '"local"' in done.stderr
+    assert "queue.options: unknown option 'acount' for slurm" in done.stderr
+    assert "did you mean 'account'?" in done.stderr
     assert store.states() == {1: "READY"}
+
+
+def test_3_where_the_scheduler_has_no_commands(site, store):
+    """The way back works without them, and so does looking."""
+    store.add()
+    site.configure(queue={"type": "slurm"})
+    site.environment["PATH"] = str(site.home)
+    done = site.json("launch", status=3)
+    assert only(done["deferred"])["reason"] == "sbatch cannot be run: No such file or directory"
+    assert store.states() == {1: "READY"}
+    site.json("recover")
+    site.run("status", status=None)
 
 
 def test_1_for_a_database_without_a_launchpad(site, mongo_client):
