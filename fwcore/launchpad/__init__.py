@@ -25,6 +25,7 @@ from fwcore.launchpad.changes import Changing
 from fwcore.launchpad.claims import Claims
 from fwcore.launchpad.connection import connect, own_address
 from fwcore.launchpad.intake import Intake
+from fwcore.launchpad.jobs import Jobs
 from fwcore.launchpad.locks import Locks
 from fwcore.launchpad.own import Own
 from fwcore.launchpad.queries import Queries
@@ -35,7 +36,7 @@ from fwrunner.protocol import utcnow
 Document = dict[str, Any]
 
 
-class LaunchPad(Intake, Claims, Reports, Changing, Queries, Locks, Own):
+class LaunchPad(Intake, Claims, Reports, Changing, Queries, Jobs, Locks, Own):
     """A FireWorks database.
 
     All methods raise DatabaseUnreachable when MongoDB does not answer and DatabaseRefused when it says
