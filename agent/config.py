@@ -126,6 +126,9 @@ class QueueSection(_Section):
     file: Expanded | None = Field(default=None, description="a my_qadapter.yaml")
     options: dict[str, Any] = Field(default_factory=dict, description="for the submit script")
     runner: str | None = Field(default=None, min_length=1, description="what the job script runs")
+    cancel_defused: bool = Field(
+        default=True, description="cancel jobs that no Firework counts on any more"
+    )
 
 
 class SyncSection(_Section):
@@ -142,6 +145,12 @@ class SyncSection(_Section):
     ping_interval: Seconds = Field(default=60, description="between two pings of a job")
     lost: Literal["fizzle", "rerun", "report"] = Field(
         default="fizzle", description="what to do with lost jobs"
+    )
+    lost_after: Seconds = Field(
+        default=60, description="that a job must be gone, its files quiet, before it counts as lost"
+    )
+    lost_reruns: int = Field(
+        default=3, ge=0, description="reruns in a row of a Firework, under lost = rerun"
     )
     max_report_size: int = Field(
         default=MAX_REPORT_SIZE, ge=1024, description="bytes of the largest report"

@@ -47,7 +47,7 @@ class WayOut:
         claims = self._launchpad.claim(self._worker, n, fw_ids=fw_ids, place=place, hold=True)
         try:
             staged = self._stage(claims, outbox, result)
-            self._launchpad.open_runs(claim for claim, _script in staged)
+            self._launchpad.open_runs((claim for claim, _script in staged), by_hand=stage_only)
             for claim, _script in staged:
                 result.claim(claim)
             if not stage_only:
