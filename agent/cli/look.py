@@ -1,4 +1,4 @@
-"""Commands that show, and those about launch directories: status, dirs, register, unregister."""
+"""Commands that show, and those about launch directories: status, explain, dirs, register, unregister."""
 
 from __future__ import annotations
 
@@ -26,6 +26,7 @@ _Directories = Annotated[
 def add_to(app: typer.Typer) -> None:
     """Add the commands."""
     app.command(rich_help_panel=_SEE)(status)
+    app.command(rich_help_panel=_SEE)(explain)
     app.command(rich_help_panel=_DIRS)(dirs)
     app.command(rich_help_panel=_DIRS)(register)
     app.command(rich_help_panel=_DIRS)(unregister)
@@ -43,6 +44,27 @@ def status(ctx: typer.Context, config: ConfigOption = None, as_json: JsonOption 
     document = collect(load_config(chosen(ctx, config)))
     typer.echo(json.dumps(document) if as_json else "\n".join(lines(document)))
     raise typer.Exit(OK if document["database"]["reachable"] else UNREACHABLE)
+
+
+def explain(
+    ctx: typer.Context,
+    fw_id: Annotated[int, typer.Argument(metavar="FW_ID")],
+    config: ConfigOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Tell why a Firework is where it is: its parents, database, queue and files, and what to do next.
+
+    Changes nothing. Exit status 1 if there is no such Firework.
+    """
+    from agent.config import load_config
+    from agent.evidence import gather
+    from agent.explain import explain as explained
+    from agent.explain import lines
+    from agent.results import FAILED, OK
+
+    document = explained(gather(load_config(chosen(ctx, config)), fw_id))
+    typer.echo(json.dumps(document) if as_json else "\n".join(lines(document)))
+    raise typer.Exit(FAILED if document["state"] is None else OK)
 
 
 def dirs(ctx: typer.Context, config: ConfigOption = None, as_json: JsonOption = False) -> None:

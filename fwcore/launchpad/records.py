@@ -127,6 +127,22 @@ class Setbacks:
 
 
 @dataclass(frozen=True)
+class Story:
+    """One Firework with what is around it, as documents; those of tasks and results are left out.
+
+    ``workflow`` has ``locked_by`` ("" if nobody), ``parents`` are in the order of their ids. ``launches`` are the
+    active ones, then the newest archived one, each with its offline ``run`` and ``archived``. ``wanted`` tells whether
+    a worker would take the Firework if it were READY.
+    """
+
+    firework: Document
+    workflow: Document
+    parents: list[Document]
+    launches: list[Document]
+    wanted: bool
+
+
+@dataclass(frozen=True)
 class Lease:
     """The right to serve a worker, as stored in ``fwagent_leases``. ``epoch`` counts the holders."""
 

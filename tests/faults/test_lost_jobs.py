@@ -11,7 +11,10 @@ from typing import Any
 
 import pytest
 
+from agent.config import Config
+from agent.jobs import QueuedJob, QueueSilent
 from agent.localqueue import LocalQueue
+from agent.queue import open_queue
 from fwcore.launchpad import LaunchPad
 from fwcore.lost import MARK
 from tests.support.agent import Site, Store, wait_until
@@ -211,6 +214,8 @@ def test_a_real_job_is_killed_with_all_that_watches_it(
     pids = tmp_path / "pids"
     (fw_id,) = store.add(sleeper(pids))
     site.run("sync")
+    wait_until(pids.exists)
+    assert site.json("explain", fw_id)["queue"]["job"]["state"] == "RUNNING"
     kill_session(pids)
     (spool,) = (site.root / ".fwagent" / "local").iterdir()
     assert LocalQueue(spool).wait_idle(20)
@@ -221,6 +226,9 @@ def test_a_real_job_is_killed_with_all_that_watches_it(
     (lost,) = told["lost"]
     assert (lost["fw_id"], lost["state"]) == (fw_id, "FIZZLED")
     assert store.state(fw_id) == "FIZZLED"
+    told = site.json("explain", fw_id)
+    assert told["why"][0] == lost["reason"]
+    assert (told["queue"]["end"]["signal"], told["files"]["state"]) == (9, "RUNNING")
     facts = store.launch(lost["launch_id"])["action"]["stored_data"][MARK]
     assert (facts["scheduler"], facts["state"], facts["signal"]) == ("local", "FAILED", 9)
     assert "lost" not in site.json("sync")
@@ -252,3 +260,43 @@ def test_a_lost_job_is_rerun_and_one_that_vanishes_comes_again(
         wait_until(lambda: store.state(second) == "COMPLETED")
     assert ran.read_text() == "x\n"
     assert store.launchpad.setbacks([first, second])[first].lost == 1
+
+
+def test_what_the_local_queue_tells_of_its_jobs(tmp_path: Path) -> None:
+    settings = {
+        "worker": {"name": "w"},
+        "launch": {"root": str(tmp_path)},
+        "queue": {"type": "local"},
+    }
+    queue = open_queue(Config.model_validate(settings))
+    texts = {1: "true", 2: "exit 3", 3: "kill -9 $$", 4: "sleep 60"}
+    ids = {}
+    for number, text in texts.items():
+        script = tmp_path / f"launcher_{number}" / "FW_submit.script"
+        script.parent.mkdir()
+        script.write_text(f"#!/bin/sh\n{text}\n")
+        ids[number] = str(queue.submit(script, number, "x"))
+    wait_until(lambda: [job.state for job in queue.listing().values()] == ["RUNNING"])
+    (job,) = queue.listing().values()
+    assert (job.job_id, job.launch_id) == (ids[4], 4)
+    queue.cancel([ids[4], "99"])
+    wait_until(lambda: not queue.listing())
+    ends = queue.ends([*ids.values(), "99"])
+    told = [(ends[ids[n]].state, ends[ids[n]].exit_code, ends[ids[n]].signal) for n in (1, 2, 3)]
+    assert told == [("COMPLETED", 0, None), ("FAILED", 3, None), ("FAILED", None, 9)]
+    assert ends[ids[4]].state in ("CANCELLED", "FAILED")
+    assert set(ends) == set(ids.values())
+
+    # Another login node with the same launch root: its jobs are seen, its numbers are not mixed up with ours.
+    (here,) = (tmp_path / ".fwagent" / "local").iterdir()
+    other = here.with_name("other")
+    shutil.copytree(here, other)
+    done = next((other / "done").glob("1-*"))
+    done.rename(other / "running" / done.name)
+    record = json.loads((other / "running" / done.name).read_text())
+    (other / "running" / done.name).write_text(json.dumps({**record, "environment": {}}))
+    assert queue.listing() == {"other/1": QueuedJob("other/1", 1, "RUNNING", "RUNNING")}
+    assert set(queue.ends(ids.values())) == {ids[1]}
+    other.chmod(0o755)
+    with pytest.raises(QueueSilent, match="cannot be listed"):
+        queue.listing()
