@@ -83,8 +83,11 @@ class Local:
         return {job_id: _end_of(jobs[0]) for job_id, jobs in ended.items() if len(jobs) == 1}
 
     def cancel(self, job_ids: Collection[str]) -> None:
-        for job_id in job_ids:
-            self._queue.cancel(job_id)
+        try:
+            for job_id in job_ids:
+                self._queue.cancel(job_id)
+        except LocalQueueError as error:
+            raise QueueSilent(error.title, error.hint) from error
 
     def _everywhere(self) -> Iterator[tuple[str, list[Job]]]:
         here = socket.gethostname()

@@ -17,7 +17,9 @@ from fwcore.states import ACTIVE
 
 Document = dict[str, Any]
 
-_WANTED = ("launch_id", "fw_id", "state", "launch_dir", "fworker.name", "state_history")
+# Checkpoints in the history may be of megabytes.
+_HISTORY = "state_history.reservation_id"
+_WANTED = ("launch_id", "fw_id", "state", "launch_dir", "fworker.name", _HISTORY)
 _FACTS = f"action.stored_data.{MARK}"
 
 
@@ -33,9 +35,11 @@ class Jobs(Session):
         """
         with self._reaching():
             runs = self._runs({"completed": False, "deprecated": False})
-            unsubmitted = {"state": "RESERVED", "state_history.reservation_id": {"$exists": False}}
-            begun = {"launch_id": {"$in": list(runs)}, "state": {"$in": list(ACTIVE)}}
-            query = {"fworker.name": worker, "$or": [begun, unsubmitted]}
+            # Each branch is planned for itself, and has an index that leads to few launches.
+            mine = {"fworker.name": worker}
+            begun = {**mine, "launch_id": {"$in": list(runs)}, "state": {"$in": list(ACTIVE)}}
+            no_id = {_HISTORY: {"$exists": False}}
+            query = {"$or": [begun, {**mine, "state": "RESERVED", **no_id}]}
             found = self._job_records(query, runs)
             held = self._held_by_claims() if any(job.job_id is None for job in found) else set()
         return [job for job in found if job.fw_state and job.launch_id not in held]

@@ -16,6 +16,8 @@ from fwcore.worker import Worker
 Document = dict[str, Any]
 
 _KEYS = ("_fworker", "_category", "_priority", "_allow_fizzled_parents", "_launch_dir")
+# Without checkpoints, which may be of megabytes.
+_ENTRY = ("state", "created_on", "updated_on", "reservation_id")
 _TOLD = {
     "_id": 0,
     **dict.fromkeys(("fw_id", "name", "state", "updated_on", "launches", "archived_launches"), 1),
@@ -23,7 +25,8 @@ _TOLD = {
 }
 _LAUNCH_TOLD = {
     "_id": 0,
-    **dict.fromkeys(("launch_id", "state", "state_history", "launch_dir", "fworker.name"), 1),
+    **dict.fromkeys(("launch_id", "state", "launch_dir", "fworker.name"), 1),
+    **{f"state_history.{key}": 1 for key in _ENTRY},
     **dict.fromkeys(("host", "time_start", "time_end"), 1),
     **{f"action.stored_data.{key}": 1 for key in ("_message", MARK)},
     "action.stored_data._exception._stacktrace": 1,
