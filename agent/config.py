@@ -133,6 +133,9 @@ class QueueSection(_Section):
     array: bool = Field(default=False, description="one job array for Fireworks of equal resources")
     processes: int = Field(default=4, ge=1, le=64, description="submit commands at once")
     timeout: Seconds = Field(default=60, description="for one command of the scheduler")
+    cancel_defused: bool = Field(
+        default=True, description="cancel jobs that no Firework counts on any more"
+    )
 
 
 class SyncSection(_Section):
@@ -149,6 +152,12 @@ class SyncSection(_Section):
     ping_interval: Seconds = Field(default=60, description="between two pings of a job")
     lost: Literal["fizzle", "rerun", "report"] = Field(
         default="fizzle", description="what to do with lost jobs"
+    )
+    lost_after: Seconds = Field(
+        default=60, description="that a job must be gone, its files quiet, before it counts as lost"
+    )
+    lost_reruns: int = Field(
+        default=3, ge=0, description="reruns in a row of a Firework, under lost = rerun"
     )
     max_report_size: int = Field(
         default=MAX_REPORT_SIZE, ge=1024, description="bytes of the largest report"

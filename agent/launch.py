@@ -82,7 +82,7 @@ class WayOut:
         claims = self._launchpad.claim(self._worker, n, fw_ids=fw_ids, place=place, hold=True)
         try:
             staged = self._stage(claims, outbox, result)
-            self._launchpad.open_runs(item.claim for item in staged)
+            self._launchpad.open_runs((item.claim for item in staged), by_hand=stage_only)
             for item in staged:
                 result.claim(item.claim)
             if not stage_only:

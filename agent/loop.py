@@ -19,12 +19,14 @@ from apscheduler.schedulers.background import BackgroundScheduler
 from agent.backoff import Backoff
 from agent.config import Config, load_config
 from agent.health import Health, StatusFile
+from agent.jobs import QueueSilent
 from agent.launch import WayOut
 from agent.lease import RENEW_SECONDS, LeaseKeeper, is_gone
 from agent.locks import seen
 from agent.log import get_logger
 from agent.notify import Notifier
 from agent.queue import Queue, open_queue
+from agent.reconciler import Reconciler
 from agent.recover import WayBack
 from agent.results import Deferrals, Result
 from agent.stage import StageError, prepare_root
@@ -37,6 +39,8 @@ from fwrunner.protocol import rescue
 #: Seconds between two passes while they fail, and between two tries to launch: first and last pause.
 PASS_BACKOFF = (1.0, 60.0)
 LAUNCH_BACKOFF = (10.0, 300.0)
+#: Between two listings while the queue does not answer.
+QUEUE_BACKOFF = (30.0, 600.0)
 
 
 @dataclass
@@ -48,6 +52,7 @@ class Parts:
     queue: Queue
     way_back: WayBack
     way_out: WayOut
+    reconciler: Reconciler
 
 
 def make_parts(config: Config) -> Parts:
@@ -58,12 +63,15 @@ def make_parts(config: Config) -> Parts:
     queue = open_queue(config)
     launchpad.submitted = queue.submitted
     launchpad.queue_name = f"{config.queue.type}:{config.launch.root}"
+    rescued = Path.home() / rescue.PATH
+    way_back = WayBack(launchpad, outbox, config.sync.max_report_size, rescued)
     return Parts(
         config,
         launchpad,
         queue,
-        WayBack(launchpad, outbox, config.sync.max_report_size, Path.home() / rescue.PATH),
+        way_back,
         WayOut(launchpad, config, queue, worker),
+        Reconciler(launchpad, queue, way_back, config),
     )
 
 
@@ -95,6 +103,7 @@ class Agent:
         self._stopping = False
         self._passes = Backoff(*PASS_BACKOFF)
         self._launches = Backoff(*LAUNCH_BACKOFF)
+        self._listings = Backoff(*QUEUE_BACKOFF)
 
     def run(self) -> None:
         """Turn until SIGTERM or SIGINT; SIGHUP reads the configuration anew."""
@@ -128,6 +137,7 @@ class Agent:
             "outbox": sync.outbox_interval,
             "sweep": sync.sweep_interval,
             "reserve": sync.reserve_interval,
+            "reconcile": sync.reconcile_interval,
         }
         for reason, seconds in intervals.items():
             self._scheduler.add_job(
@@ -193,11 +203,12 @@ class Agent:
         done = False
         try:
             if "start" in due:
-                due |= {"sweep", "reserve"}
+                due |= {"sweep", "reserve", "reconcile"}
                 # Indexes only make it quicker; the right to create them may be missing.
                 with suppress(DatabaseRefused):
                     self._parts.launchpad.prepare()
             self._look(due, touched, result)
+            self._reconcile(due, result)
             self._launch(due, result)
             self._parts.way_out.tell_passed_over(result)
             done = True
@@ -227,6 +238,20 @@ class Agent:
         for entry in result.applied:
             if entry["state"] != "RUNNING":
                 self._places.pop(entry["launch_id"], None)
+
+    def _reconcile(self, due: set[str], result: Result) -> None:
+        if "reconcile" not in due or self._listings.remaining > 0:
+            return
+        try:
+            self._parts.reconciler.run(result)
+        except QueueSilent as error:
+            # Nothing follows from silence: neither is anything lost, nor does what comes back have to wait.
+            if not self._listings.failing:
+                self._log.warning("the queue does not answer", reason=error.title, hint=error.hint)
+            self._listings.failed()
+        else:
+            if self._listings.succeeded():
+                self._log.info("the queue answers again")
 
     def _launch(self, due: set[str], result: Result) -> None:
         ended = any(entry["state"] != "RUNNING" for entry in result.applied)
@@ -266,6 +291,12 @@ class Agent:
             self._running.add(entry["launch_id"])
         for entry in result.ignored:
             self._log.warning("ignored", **entry)
+        for entry in result.lost:
+            self._log.warning("lost", **entry)
+        for entry in result.adopted:
+            self._log.info("adopted", **entry)
+        for entry in result.cancelled:
+            self._log.info("cancelled", **entry)
         for entry in result.submitted:
             self._log.info("submitted", **entry)
         news = self._deferrals.take(result, whole=whole)

@@ -26,6 +26,8 @@ from fwrunner.protocol import (
 )
 from fwrunner.protocol.rescue import read_lines
 
+#: Seconds for which the directory of a launch is looked at after it was declared lost.
+LOST_WATCHED = 7 * 86400.0
 #: Bytes of reports that are in memory at once, unless a single one has more.
 BATCH_BYTES = 64 * 1024 * 1024
 
@@ -97,11 +99,25 @@ class WayBack:
         places = {
             launch.launch_id: launch.launch_dir for launch in self._launchpad.open_launches(worker)
         }
+        if worker is not None:
+            # A lost job may turn out not to be: what it still tells is looked for.
+            places.update(self._launchpad.lost_places(worker, LOST_WATCHED))
         places.update(self._launchpad.registered(worker or registered_for))
         if fw_ids is None:
             return places
         wanted = self._launchpad.launch_ids_of(fw_ids)
         return {launch_id: place for launch_id, place in places.items() if launch_id in wanted}
+
+    def told_of(self) -> dict[int, list[str]]:
+        """Return {launch_id: file names} of the reports that wait in the outbox or in the rescue place."""
+        waiting = _entries(self._outbox)
+        for path in _entries(self._rescued) if self._rescued else []:
+            if self.memory.foreign.get(path, ()) != _stat(path):
+                waiting.append(path)
+        found: dict[int, list[str]] = {}
+        for path in waiting:
+            found.setdefault(_launch_id(path), []).append(path.name)
+        return found
 
     def recover(self, places: Mapping[int, str], result: Result, *, outbox: bool = True) -> None:
         """Apply everything that the outbox, these launch directories and their rescued reports tell."""
@@ -214,9 +230,9 @@ class WayBack:
 
     def _changed(self, places: Mapping[int, str]) -> Iterator[Look]:
         for launch_id, place in places.items():
-            signature = _signature(place)
-            if self.memory.signatures.get(launch_id) != signature:
-                yield Look(launch_id, place, signature)
+            seen = signature(place)
+            if self.memory.signatures.get(launch_id) != seen:
+                yield Look(launch_id, place, seen)
 
     def _apply_places(self, looks: list[Look], result: Result) -> None:
         found = []
@@ -284,7 +300,8 @@ def _same_place(one: str, other: str) -> bool:
     return Path(one).parts[-2:] == Path(other).parts[-2:]
 
 
-def _signature(place: str) -> Signature:
+def signature(place: str) -> Signature:
+    """Return what changes whenever the files of a launch directory do that tell of it."""
     # Texts, no Paths: of a quiet run this is all that is done, and those would cost more than the stats.
     return tuple(_stat(f"{place}/{name}") for name in _LOOKED_AT)
 

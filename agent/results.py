@@ -23,7 +23,9 @@ class Result:
     """Lists of JSON objects, each with at least ``launch_id`` (or ``fw_id``, where there is no launch).
 
     ``applied``: + ``fw_id``, ``state``. ``deferred``, ``ignored``: + ``reason``. ``claimed``: +
-    ``launch_dir``. ``submitted``: + ``job_id``.
+    ``launch_dir``. ``submitted``: + ``job_id``. ``lost``: + ``fw_id``, ``job_id``, ``state`` (what the Firework is
+    now; null if its loss is only told) and ``reason``. ``adopted``, ``cancelled``: + ``fw_id``, ``job_id``,
+    ``reason``.
     """
 
     applied: list[Entry] = field(default_factory=list)
@@ -31,6 +33,9 @@ class Result:
     ignored: list[Entry] = field(default_factory=list)
     claimed: list[Entry] = field(default_factory=list)
     submitted: list[Entry] = field(default_factory=list)
+    lost: list[Entry] = field(default_factory=list)
+    adopted: list[Entry] = field(default_factory=list)
+    cancelled: list[Entry] = field(default_factory=list)
     released: list[int] = field(default_factory=list)
 
     def take(self, applied: Applied) -> None:
@@ -54,13 +59,15 @@ class Result:
         )
 
     def document(self) -> dict[str, list[Entry]]:
-        """Return the documented JSON object."""
+        """Return the documented JSON object; what the queue told of jobs is in it if there is any."""
+        jobs = {"lost": self.lost, "adopted": self.adopted, "cancelled": self.cancelled}
         return {
             "applied": self.applied,
             "deferred": self.deferred,
             "ignored": self.ignored,
             "claimed": self.claimed,
             "submitted": self.submitted,
+            **{key: entries for key, entries in jobs.items() if entries},
         }
 
     @property

@@ -13,6 +13,7 @@ from agent.config import Config
 from agent.health import read_status
 from agent.lease import is_gone
 from agent.locks import seen
+from agent.notes import read_notes
 from fwcore.errors import DatabaseRefused, DatabaseUnreachable
 from fwcore.launchpad.records import Refusal
 from fwcore.states import RANKS
@@ -21,6 +22,8 @@ from fwcore.states import RANKS
 _TIMEOUT = 3.0
 #: Locks that are shown to people.
 _LOCKS = 5
+#: Lost jobs that are shown to people.
+_LOST = 5
 #: Refused writes whose reasons are told.
 _REFUSED = 5
 
@@ -32,7 +35,9 @@ def collect(config: Config) -> dict[str, Any]:
     ``database`` {``where``, ``reachable``, ``error``, ``down_since``}; ``fireworks`` {state: count} and
     ``launches`` {``open``, ``RESERVED``, ``RUNNING``}, null when the database is down; ``running``, the newest
     of these as in ``agent.running.pings``, likewise; ``backlog``
-    {``reports``, ``oldest_seconds``}; ``locks``, those that nobody is known to hold, as in ``agent.locks.seen``, null
+    {``reports``, ``oldest_seconds``}; ``queue`` {``silent_since``, ``reason``}, nulls while it answers; ``lost``, a
+    list of {``launch_id``, ``fw_id``, ``job_id``, ``reason``, ``on``}: jobs that are lost and whose launches were left
+    as they are; ``locks``, those that nobody is known to hold, as in ``agent.locks.seen``, null
     when the database is down; ``refused`` {``count``, ``newest``: at most 5 of {``collection``, ``id``,
     ``reason``, ``on``}}, writes that the server will never take, null when the database is down; ``counts`` since
     the agent's start; ``last_error``.
@@ -53,6 +58,7 @@ def collect(config: Config) -> dict[str, Any]:
         "launches": None,
         "running": None,
         "backlog": _backlog(config),
+        **_queue(config),
         "locks": None,
         "refused": None,
         "counts": {key: told.get(key, 0) for key in ("passes", "applied", "submitted", "deferred")},
@@ -81,6 +87,16 @@ def collect(config: Config) -> dict[str, Any]:
     finally:
         launchpad.close()
     return document
+
+
+def _queue(config: Config) -> dict[str, Any]:
+    notes = read_notes(config.private)
+    silent = notes.get("silent", {})
+    told = [entry for entry in notes.get("told", {}).values() if isinstance(entry, dict)]
+    return {
+        "queue": {"silent_since": silent.get("since"), "reason": silent.get("reason")},
+        "lost": sorted(told, key=lambda entry: str(entry.get("on")), reverse=True),
+    }
 
 
 def _refused(count: int, newest: list[Refusal]) -> dict[str, Any]:
@@ -163,6 +179,7 @@ def lines(document: dict[str, Any]) -> list[str]:
         f"{backlog['reports']} reports, the oldest {age:.0f} s old" if age is not None else "none"
     )
     found.append(f"backlog    {waiting}")
+    found += _queue_lines(document["queue"], document["lost"])
     found += _lock_lines(document["locks"] or [])
     found += _refused_lines(document["refused"] or {"count": 0, "newest": []})
     if deferred := document["counts"]["deferred"]:
@@ -172,6 +189,20 @@ def lines(document: dict[str, Any]) -> list[str]:
             f"last error {document['last_error']['title']} ({document['last_error']['on']})"
         )
     return [line if len(line) <= 100 else line[:97] + "..." for line in found]
+
+
+def _queue_lines(queue: dict[str, Any], lost: list[dict[str, Any]]) -> list[str]:
+    found = []
+    if queue["silent_since"]:
+        found.append(
+            f"queue      does not answer since {queue['silent_since'][:19]}: {queue['reason']}"
+        )
+    for entry in lost[:_LOST]:
+        what = f"launch {entry.get('launch_id')} of Firework {entry.get('fw_id')}"
+        found.append(f"lost       {what}: {entry.get('reason')}")
+    if len(lost) > _LOST:
+        found.append(f"           ... and {len(lost) - _LOST} more (--json shows all)")
+    return found
 
 
 def _lock_lines(locks: list[dict[str, Any]]) -> list[str]:

@@ -21,7 +21,13 @@ MAX_TAIL = 128 * 1024
 #: Bytes that are decompressed to find the end of a file; a larger one has no content.
 MAX_DECOMPRESSED = 32 * 1024 * 1024
 
+#: Characters of the last words of a job, of each of its two files.
+LAST_WORDS = 4096
+
 _BLOCK = 64 * 1024
+# Entries of a launch directory that are looked through for the output of its job.
+_ENTRIES = 10_000
+_WRITTEN = {"stderr": ".error", "stdout": ".out"}
 # What FireWorks looks for in place of a file, in this order, and how it reads it.
 _SUFFIXES = ("", ".gz", ".GZ", ".bz2", ".BZ2", ".z", ".Z")
 _DECOMPRESSORS: dict[str, Any] = {".gz": gzip.open, ".z": gzip.open, ".bz2": bz2.open}
@@ -44,6 +50,33 @@ def read_tails(launch: Mapping[str, Any], places: Iterable[str]) -> dict[str, st
         if isinstance(name, str) and name not in found and room > 0:
             found[name] = _tail(place, name, bool(tracker.get("allow_zipped")))[-room:]
     return {name: text for name, text in found.items() if text}
+
+
+def last_words(place: str, launch_id: int, job_id: str | None) -> dict[str, str]:
+    """Return the ends of what a job has written to stderr and stdout, ``{"stderr", "stdout"}``; never raises.
+
+    These are the newest ``*.error`` and ``*.out`` of its launch directory, those with the job id in their name
+    before others. What there is none of is left out.
+    """
+    if not _holds(place, launch_id):
+        return {}
+    found = {}
+    for key, suffix in _WRITTEN.items():
+        names = _newest(place, suffix)
+        mine = [name for name in names if job_id and job_id in name]
+        text = _tail(place, (mine or names or [""])[0], False)[-LAST_WORDS:]
+        found[key] = text.encode("utf-8", "replace").decode("utf-8")
+    return {key: text for key, text in found.items() if text}
+
+
+def _newest(place: str, suffix: str) -> list[str]:
+    try:
+        with os.scandir(place) as entries:
+            some = [entry for entry in islice(entries, _ENTRIES) if entry.name.endswith(suffix)]
+            dated = [(entry.stat(follow_symlinks=False).st_mtime, entry.name) for entry in some]
+    except OSError:
+        return []
+    return [name for _time, name in sorted(dated, reverse=True)]
 
 
 def _holds(place: str, launch_id: int) -> bool:

@@ -31,10 +31,15 @@ def update_between(old: Mapping[str, Any], new: Mapping[str, Any]) -> Document:
 
 
 def history_update(old: list[Document], new: list[Document]) -> Document:
-    """Return the ``$set`` of a ``state_history`` that has only grown or been touched, entry by entry.
+    """Return the ``$set`` of a ``state_history``: entry by entry if it has only grown or been touched.
 
-    A reservation id that the submitter adds to an earlier entry at the same time is thereby kept.
+    A reservation id that the submitter adds to an earlier entry at the same time is thereby kept. Where an entry,
+    or a part of one, is gone (a lost launch that lives after all), the whole is set.
     """
+    if len(new) < len(old) or any(
+        before.keys() - after.keys() for before, after in zip(old, new, strict=False)
+    ):
+        return {"state_history": new}
     changes: Document = {}
     for position, entry in enumerate(new):
         path = f"state_history.{position}"

@@ -110,12 +110,13 @@ class Draft:
             self._launches[launch_id] = {**old, **fields}
             self.changes += 1
 
-    def change_runs(self, launch_id: int, **fields: bool) -> None:
-        """Set flags of the offline runs of a launch that do not have them yet."""
+    def change_runs(self, launch_id: int, **fields: bool | str | None) -> None:
+        """Set fields of the offline runs of a launch, by their paths, that do not have these values yet."""
         runs = self.world.runs.get(launch_id, [])
-        if any(run[key] != value for run in runs for key, value in fields.items()):
-            self._runs[launch_id] = fields
-            self.changes += 1
+        wanted = {**self._runs.get(launch_id, {}), **fields}
+        if any(_at(run, path) != value for run in runs for path, value in wanted.items()):
+            self.changes += self._runs.get(launch_id) != wanted
+            self._runs[launch_id] = wanted
 
     def retire_runs(self, launch_id: int) -> None:
         """Retire the open offline runs of a launch that no Firework counts on any more."""
@@ -438,6 +439,13 @@ class Draft:
             )
             for seen, fields in changes
         ]
+
+
+def _at(document: Mapping[str, Any], path: str) -> Any:
+    place: Any = document
+    for name in path.split("."):
+        place = place.get(name) if isinstance(place, Mapping) else None
+    return place
 
 
 def _seen(workflow: Document) -> Document:

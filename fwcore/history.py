@@ -40,6 +40,11 @@ def started(history: list[Document], report: Report) -> list[Document]:
     return history
 
 
+def reopened(history: list[Document]) -> list[Document]:
+    """Return the history of a lost launch as it was before we ended it: the last entry off, dates as texts."""
+    return [_with_texts(entry) for entry in history[:-1]]
+
+
 def last_sign(before: list[Document], after: list[Document]) -> Document:
     """Return the filter that matches as long as the RUNNING entry of ``after`` is dated as it was ``before``."""
     position = next((n for n, entry in enumerate(after) if entry["state"] == "RUNNING"), None)
@@ -81,6 +86,11 @@ def derived_times(history: list[Document], now: datetime | None = None) -> Docum
 
 def _first_time(history: list[Document], states: set[str] | frozenset[str]) -> datetime | None:
     return next((parse_time(e["created_on"]) for e in history if e["state"] in states), None)
+
+
+def _with_texts(entry: Document) -> Document:
+    dates = {key: parse_time(entry.get(key)) for key in ("created_on", "updated_on")}
+    return {**entry, **{key: iso(moment) for key, moment in dates.items() if moment}}
 
 
 def _with_dates(entry: Document) -> Document:

@@ -20,12 +20,14 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime
+from types import MappingProxyType
 from typing import Any
 
 from fwcore import action as actions
 from fwcore import history as histories
 from fwcore.documents import iso
 from fwcore.draft import Draft, launch_write
+from fwcore.lost import VANISHED, disproves, facts_of, is_lost
 from fwcore.states import ACTIVE
 from fwcore.trackers import followed
 from fwcore.world import Defer, Ignore, Missing, World, Write
@@ -33,6 +35,9 @@ from fwrunner.protocol import Report
 from fwrunner.protocol.action import InvalidAction
 
 Document = dict[str, Any]
+
+#: In an offline run: since when its launch is lost, as text; null once it is known not to be.
+LOST = "fwagent.lost"
 
 
 @dataclass(frozen=True)
@@ -184,15 +189,24 @@ def _share(draft: Draft, fw_id: int, originals: Iterable[int]) -> str:
     return str(draft.firework(fw_id)["state"])
 
 
-def plan_cancel(world: World, launch_ids: Iterable[int], now: datetime) -> Plan:
-    """Return the writes that take reservations back: READY again, the launch archived, the run retired."""
+def plan_cancel(
+    world: World,
+    launch_ids: Iterable[int],
+    now: datetime,
+    vanished: Mapping[int, str] = MappingProxyType({}),
+) -> Plan:
+    """Return the writes that take reservations back: READY again, the launch archived, the run retired.
+
+    ``vanished`` tells of launches whose job was lost before it began what the queue said; it is kept in their
+    history, so that the next loss of the same Firework can be counted.
+    """
     plan = Plan()
     draft = Draft(world, now)
     for launch_id in dict.fromkeys(launch_ids):
         launch = world.launches.get(launch_id)
         fw_id = launch["fw_id"] if launch else None
         try:
-            _cancel(draft, launch_id)
+            _cancel(draft, launch_id, vanished.get(launch_id))
         except Ignore as why:
             plan.ignored.append(Outcome(launch_id, fw_id, reason=str(why)))
         except Defer as why:
@@ -202,7 +216,7 @@ def plan_cancel(world: World, launch_ids: Iterable[int], now: datetime) -> Plan:
     return _completed(plan, draft)
 
 
-def _cancel(draft: Draft, launch_id: int) -> None:
+def _cancel(draft: Draft, launch_id: int, vanished: str | None) -> None:
     launch = draft.world.launches.get(launch_id)
     if launch is None:
         raise Ignore(f"launch {launch_id} is not in the database")
@@ -211,7 +225,10 @@ def _cancel(draft: Draft, launch_id: int) -> None:
     owners = draft.owners(launch_id)
     for fw_id in owners:
         draft.flow(fw_id)
-    history = [*launch["state_history"], {"state": "READY", "created_on": iso(draft.now)}]
+    entry: Document = {"state": "READY", "created_on": iso(draft.now)}
+    if vanished is not None:
+        entry[VANISHED] = vanished
+    history = [*launch["state_history"], entry]
     times = histories.derived_times(history, draft.now)
     draft.change_launch(launch_id, state="READY", state_history=history, **times)
     for fw_id in owners:
@@ -269,10 +286,14 @@ def _apply(draft: Draft, report: Report) -> Outcome:
         raise Ignore("the launch is archived: its Firework was rerun or cancelled meanwhile")
     for fw_id in owners:
         draft.flow(fw_id)
-    if launch["state"] in ACTIVE:
+    given_up = is_lost(launch)
+    if launch["state"] in ACTIVE or (given_up and disproves(report, launch)):
         report = _applicable(draft, owners, report)
-        _record(draft, launch, report)
-    elif report.final and launch["state"] != report.state:
+        record(draft, launch, report)
+        _mark_runs(draft, report, given_up)
+        if given_up and not report.final:
+            _live_on(draft, owners)
+    elif report.final and launch["state"] != report.state and not given_up:
         raise Ignore(
             f"the launch is {launch['state']} in the database, the report says {report.state}"
         )
@@ -281,6 +302,28 @@ def _apply(draft: Draft, report: Report) -> Outcome:
     if report.final:
         draft.change_runs(report.launch_id, completed=True)
     return Outcome(report.launch_id, launch["fw_id"], report.state)
+
+
+def _live_on(draft: Draft, owners: list[int]) -> None:
+    """Let Fireworks run again that were FIZZLED; children that their failure has released wait again."""
+    for fw_id in owners:
+        draft.refresh(fw_id)
+        flow = draft.flow(fw_id)
+        for child in flow.children(fw_id):
+            if flow.state(child) == "READY":
+                draft.refresh(child)
+
+
+def _mark_runs(draft: Draft, report: Report, given_up: bool) -> None:
+    """Keep in the offline runs whether the launch is lost: of such a launch a report may still come.
+
+    To FireWorks the run is completed: its `lpad recover_offline` would say RUNNING of what has ended.
+    """
+    lost = report.final and facts_of(report.fwaction) is not None
+    if lost or given_up:
+        since = iso(draft.now) if lost else None
+        fields: dict[str, bool | str | None] = {"completed": bool(report.final), LOST: since}
+        draft.change_runs(report.launch_id, **fields)
 
 
 def _check_identity(world: World, report: Report) -> None:
@@ -322,14 +365,16 @@ def _fizzled(report: Report, message: str, action: Document | None = None) -> Re
     return report._replace(state="FIZZLED", fwaction=failure)
 
 
-def _record(draft: Draft, launch: Document, report: Report) -> None:
+def record(draft: Draft, launch: Document, report: Report) -> None:
     """Write into the draft of a launch what a report tells of it alone."""
-    history = histories.started(launch["state_history"], report)
+    before = launch["state_history"]
+    known = histories.reopened(before) if is_lost(launch) else before
+    history = histories.started(known, report)
     if report.final:
         history = histories.ended(history, report, draft.now)
     fields = histories.derived_times(history, draft.now)
     if launch["state"] != report.state:
         fields |= followed(launch, report)
-    if report.final:
+    if report.final or is_lost(launch):
         fields["action"] = report.fwaction
     draft.change_launch(report.launch_id, state=report.state, state_history=history, **fields)

@@ -17,13 +17,17 @@ from typing import Any
 from fwcore.documents import milliseconds
 from fwcore.draft import Draft
 from fwcore.errors import InvalidRecovery
-from fwcore.states import HELD
+from fwcore.plan import record
+from fwcore.states import ACTIVE, HELD
 from fwcore.world import Defer, Ignore, World, Write
+from fwrunner.protocol import Report
 
 Document = dict[str, Any]
 
 #: In these a Firework is not rerun, unless one above it is.
 _NOT_RERUN = frozenset({"ARCHIVED", "DEFUSED"})
+#: The spec key of a Firework that goes on where it was cut: in `fwrunner`, when its job is started again.
+_RESUMES = "_resume_requeued"
 #: From these a Firework is rerun before it is defused.
 _BEGUN = frozenset({"RESERVED", "RUNNING", "COMPLETED"})
 
@@ -105,6 +109,23 @@ def plan_defuse(
     return _plan(world, list(dict.fromkeys(fw_ids)), now, duplicates, _Batch.defuse)
 
 
+def plan_rerun_lost(
+    world: World, fw_ids: Iterable[int], now: datetime, *, ends: Mapping[int, Report]
+) -> Changes:
+    """Return the plan that ends launches whose jobs were lost, and lets their Fireworks run again, in one batch.
+
+    ``ends`` has for each Firework the FIZZLED report of its launch. A Firework whose spec has
+    ``_resume_requeued`` goes on from the checkpoint of that launch, if it left one, in a new directory into which
+    the old one is copied. Skipped is a Firework whose launch has ended or was archived meanwhile, or that does
+    not count on that one alone any more. Raises Missing when ``world`` lacks documents.
+    """
+
+    def rerun(batch: _Batch, fw_id: int) -> None:
+        batch.rerun_lost(fw_id, ends[fw_id])
+
+    return _plan(world, list(dict.fromkeys(fw_ids)), now, True, rerun)
+
+
 def _plan(
     world: World,
     fw_ids: list[int],
@@ -176,6 +197,24 @@ class _Batch:
         specs = {each: self._recovered(each, fw_id, recovery) for each in group}
         for each, additions in specs.items():
             self._rewind(each, additions)
+
+    def rerun_lost(self, fw_id: int, end: Report) -> None:
+        """End the launch of a Firework whose job was lost, and rerun it; raise Ignore or Defer."""
+        self.draft.flow(fw_id)
+        firework = self.draft.firework(fw_id)
+        if end.launch_id not in firework["launches"]:
+            raise Ignore(f"launch {end.launch_id} is archived")
+        if firework["state"] not in ACTIVE:
+            raise Ignore(f"it is {firework['state']}")
+        launch = self.draft.launch(end.launch_id)
+        if launch["state"] not in ACTIVE:
+            raise Ignore(f"launch {end.launch_id} is {launch['state']}")
+        # No refresh in between: nothing may follow from an end that is none.
+        record(self.draft, launch, end)
+        goes_on = _RESUMES in firework["spec"] and firework["spec"][_RESUMES]
+        history = self.draft.launch(end.launch_id)["state_history"]
+        found = goes_on and history[-1].get("checkpoint")
+        self.rerun(fw_id, Recovery("cp", {fw_id: end.launch_id}) if found else None)
 
     def defuse(self, fw_id: int) -> None:
         """Defuse a Firework; raise Ignore or Defer."""

@@ -1,4 +1,4 @@
-"""Commands that show, and those about launch directories: status, runs, doctor, dirs, register, unregister."""
+"""Commands that show, and those about launch directories: status, runs, explain, doctor, dirs, register, unregister."""
 
 from __future__ import annotations
 
@@ -30,6 +30,7 @@ def add_to(app: typer.Typer) -> None:
     app.command(rich_help_panel=_SEE)(status)
     app.command(rich_help_panel=_SEE)(runs)
     app.command(rich_help_panel=_SEE)(doctor)
+    app.command(rich_help_panel=_SEE)(explain)
     app.command(rich_help_panel=_DIRS)(dirs)
     app.command(rich_help_panel=_DIRS)(register)
     app.command(rich_help_panel=_DIRS)(unregister)
@@ -147,6 +148,27 @@ def doctor(ctx: typer.Context, config: ConfigOption = None, as_json: JsonOption 
     if as_json:
         typer.echo(json.dumps(found))
     raise typer.Exit(FAILED if found["verdict"] == "fail" else OK)
+
+
+def explain(
+    ctx: typer.Context,
+    fw_id: Annotated[int, typer.Argument(metavar="FW_ID")],
+    config: ConfigOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Tell why a Firework is where it is: its parents, database, queue and files, and what to do next.
+
+    Changes nothing. Exit status 1 if there is no such Firework.
+    """
+    from agent.config import load_config
+    from agent.evidence import gather
+    from agent.explain import explain as explained
+    from agent.explain import lines
+    from agent.results import FAILED, OK
+
+    document = explained(gather(load_config(chosen(ctx, config)), fw_id))
+    typer.echo(json.dumps(document) if as_json else "\n".join(lines(document)))
+    raise typer.Exit(FAILED if document["state"] is None else OK)
 
 
 def dirs(ctx: typer.Context, config: ConfigOption = None, as_json: JsonOption = False) -> None:

@@ -22,6 +22,9 @@ def print_result(result: Result) -> None:
         "released": [f"Firework {fw_id} is READY" for fw_id in sorted(result.released)],
         "claimed": [f"Firework {e['fw_id']}: {e['launch_dir']}" for e in result.claimed],
         "submitted": [f"Firework {e['fw_id']}: job {e['job_id']}" for e in result.submitted],
+        "adopted": [_job(entry) for entry in result.adopted],
+        "cancelled": [_job(entry) for entry in result.cancelled],
+        "lost": [f"{_job(entry)} ({entry['state'] or 'left as it is'})" for entry in result.lost],
         "deferred": [_reason(entry) for entry in result.deferred],
         "ignored": [_reason(entry) for entry in result.ignored],
     }
@@ -44,6 +47,10 @@ def _print_lines(title: str, lines: list[str]) -> None:
 def _reason(entry: Entry) -> str:
     number = entry["launch_id"]
     return entry["reason"] if number is None else f"launch {number}: {entry['reason']}"
+
+
+def _job(entry: Entry) -> str:
+    return f"launch {entry['launch_id']} of Firework {entry['fw_id']}: {entry['reason']}"
 
 
 def print_table(titles: list[str], rows: list[list[Any]]) -> None:

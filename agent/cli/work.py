@@ -65,10 +65,20 @@ def sync(ctx: typer.Context, config: ConfigOption = None, as_json: JsonOption = 
             worker = parts.config.fworker().name
             parts.launchpad.resume(is_gone)
             parts.way_back.recover(parts.way_back.places(worker), result)
+            _reconcile(parts, result)
             parts.way_out.launch(parts.way_out.capacity(), result)
             parts.way_out.tell_passed_over(result)
             parts.queue.tend()
     _finish(result, as_json)
+
+
+def _reconcile(parts: Parts, result: Result) -> None:
+    from agent.jobs import QueueSilent
+
+    try:
+        parts.reconciler.run(result)
+    except QueueSilent as error:
+        result.defer(None, None, f"the queue does not answer: {error.title}")
 
 
 def recover(

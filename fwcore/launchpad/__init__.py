@@ -26,6 +26,7 @@ from fwcore.launchpad.claims import Claims
 from fwcore.launchpad.connection import connect, own_address
 from fwcore.launchpad.diagnosis import Diagnoses
 from fwcore.launchpad.intake import Intake
+from fwcore.launchpad.jobs import Jobs
 from fwcore.launchpad.locks import Locks
 from fwcore.launchpad.own import Own
 from fwcore.launchpad.queries import Queries
@@ -36,7 +37,7 @@ from fwrunner.protocol import utcnow
 Document = dict[str, Any]
 
 
-class LaunchPad(Intake, Claims, Reports, Changing, Queries, Locks, Own, Diagnoses):
+class LaunchPad(Intake, Claims, Reports, Changing, Queries, Jobs, Locks, Own, Diagnoses):
     """A FireWorks database.
 
     All methods raise DatabaseUnreachable when MongoDB does not answer and DatabaseRefused when it says

@@ -10,8 +10,9 @@ from fwcore.launchpad.isolation import Isolating
 from fwcore.launchpad.reading import WHOLE
 from fwcore.launchpad.records import BATCH, Changed, Forgotten
 from fwcore.launchpad.session import batches
-from fwcore.rerun import Change, Changes, Recovery, plan_defuse, plan_rerun
+from fwcore.rerun import Change, Changes, Recovery, plan_defuse, plan_rerun, plan_rerun_lost
 from fwcore.world import World
+from fwrunner.protocol import Report
 
 _Make = Callable[[World, Sequence[int], datetime], Changes]
 
@@ -37,6 +38,15 @@ class Changing(Isolating):
         """
         make = partial(plan_rerun, recovery=recovery, duplicates=duplicates)
         return self._change(fw_ids, make, duplicates)
+
+    def rerun_lost(self, ends: Iterable[Report]) -> Changed:
+        """Let Fireworks run again whose jobs were lost; ``ends`` are the FIZZLED reports of their launches.
+
+        Launch and Firework change in one batch, so nobody sees the Firework FIZZLED. One with ``_resume_requeued``
+        goes on from its checkpoint. Skipped is what has ended, was archived or is held meanwhile.
+        """
+        by_firework = {end.fw_id: end for end in ends if end.fw_id is not None}
+        return self._change(by_firework, partial(plan_rerun_lost, ends=by_firework), True)
 
     def defuse(self, fw_ids: Iterable[int], *, duplicates: bool = True) -> Changed:
         """Take Fireworks out of the flow until `lpad reignite_fws`, as `lpad defuse_fws`.

@@ -340,8 +340,11 @@ class Claims(Isolating):
             for launch in launches
         ]
 
-    def open_runs(self, claims: Iterable[Claim]) -> None:
-        """Insert the offline runs of claims whose launch directories are staged."""
+    def open_runs(self, claims: Iterable[Claim], *, by_hand: bool = False) -> None:
+        """Insert the offline runs of claims whose launch directories are staged.
+
+        They keep the queue that their jobs go to; with ``by_hand`` a person will submit them, nobody knows when.
+        """
         now = self._clock()
         runs = [
             documents.new_offline_run(
@@ -352,6 +355,9 @@ class Claims(Isolating):
             )
             for claim in claims
         ]
+        facts = {"queue": self.queue_name, "by_hand": by_hand}
+        for run in runs:
+            run["fwagent"] |= {key: value for key, value in facts.items() if value}
         # A second run of the same launch would stay open for ever, so asking twice must not make one.
         writes = [
             UpdateOne({"launch_id": run["launch_id"]}, {"$setOnInsert": run}, upsert=True)
@@ -382,28 +388,32 @@ class Claims(Isolating):
                 self._db.launches.bulk_write(writes, ordered=False)
             self._check_lease()
 
-    def cancel(self, launch_ids: Iterable[int]) -> Applied:
+    def cancel(
+        self, launch_ids: Iterable[int], *, vanished: Mapping[int, str] = MappingProxyType({})
+    ) -> Applied:
         """Take reservations back: the Firework is READY again, its launch archived, its run retired.
 
-        What somebody else has locked, or is damaged, is deferred.
+        ``vanished`` tells of those whose job was lost what the queue said: ``setbacks`` counts them. What somebody
+        else has locked, or is damaged, is deferred.
         """
         result = Applied()
         with self._reaching():
             for batch in batches(list(launch_ids), BATCH):
                 self._in_parts(
                     batch,
-                    lambda part: result.extend(self._again(partial(self._cancel, part))),
+                    lambda part: result.extend(self._again(partial(self._cancel, part, vanished))),
                     lambda launch_id, reason: result.deferred.append(
                         Outcome(launch_id, reason=reason)
                     ),
                 )
         return result
 
-    def _cancel(self, launch_ids: list[int]) -> Plan:
+    def _cancel(self, launch_ids: list[int], vanished: Mapping[int, str]) -> Plan:
         owners = self._owners(launch_ids)
         with self._locked(owners) as (token, world):
             self._read(world, owners, launch_ids)
-            plan = self._planned(world, partial(plan_cancel, world, launch_ids, self._clock()))
+            make = partial(plan_cancel, world, launch_ids, self._clock(), vanished)
+            plan = self._planned(world, make)
             self._commit(plan, token)
             return plan
 

@@ -13,6 +13,7 @@ from fwcore import documents
 from fwcore.errors import InvalidWorkflow, NotInitialized
 from fwcore.launchpad.reading import no_launchpad
 from fwcore.launchpad.session import Session
+from fwcore.plan import LOST
 
 Document = dict[str, Any]
 
@@ -63,6 +64,7 @@ class Intake(Session):
         wanted = [
             IndexModel([("launch_id", ASCENDING)]),
             IndexModel([("completed", ASCENDING), ("deprecated", ASCENDING)]),
+            IndexModel([(LOST, ASCENDING)], sparse=True),
         ]
         with self._reaching():
             self._db.offline_runs.create_indexes(wanted)

@@ -9,9 +9,11 @@ from typing import Any
 from pymongo import DESCENDING
 
 from fwcore.documents import iso, parse_time
-from fwcore.launchpad.records import OpenLaunch, Refusal, Run
-from fwcore.launchpad.session import Session
+from fwcore.launchpad.records import OpenLaunch, Refusal, Run, Story
+from fwcore.launchpad.session import Session, holder_of
+from fwcore.lost import MARK
 from fwcore.states import ACTIVE, FINAL
+from fwcore.worker import Worker
 
 Document = dict[str, Any]
 
@@ -26,6 +28,22 @@ _RUN = dict.fromkeys(
     ),
     1,
 )
+_KEYS = ("_fworker", "_category", "_priority", "_allow_fizzled_parents", "_launch_dir")
+# Without checkpoints, which may be of megabytes.
+_ENTRY = ("state", "created_on", "updated_on", "reservation_id")
+_TOLD = {
+    "_id": 0,
+    **dict.fromkeys(("fw_id", "name", "state", "updated_on", "launches", "archived_launches"), 1),
+    **{f"spec.{key}": 1 for key in _KEYS},
+}
+_LAUNCH_TOLD = {
+    "_id": 0,
+    **dict.fromkeys(("launch_id", "state", "launch_dir", "fworker.name"), 1),
+    **{f"state_history.{key}": 1 for key in _ENTRY},
+    **dict.fromkeys(("host", "time_start", "time_end"), 1),
+    **{f"action.stored_data.{key}": 1 for key in ("_message", MARK)},
+    "action.stored_data._exception._stacktrace": 1,
+}
 
 
 class Queries(Session):
@@ -143,6 +161,42 @@ class Queries(Session):
             cursor = self._db.fwagent_refused.find({}, {"reason": 1, "on": 1})
             found = list(cursor.sort("on", DESCENDING).limit(newest)) if count else []
         return count, [_refusal(entry) for entry in found]
+
+    def story(self, fw_id: int, worker: Worker) -> Story | None:
+        """Return a Firework with its parents, its workflow and its launches; None if there is none."""
+        with self._reaching():
+            firework = self._db.fireworks.find_one({"fw_id": fw_id}, _TOLD)
+            if firework is None:
+                return None
+            takes = {key: value for key, value in worker.ready_query().items() if key != "state"}
+            wanted = {"$and": [takes, {"fw_id": fw_id}]}
+            workflow = self._db.workflows.find_one({"nodes": fw_id}) or {}
+            parents = (workflow.get("parent_links") or {}).get(str(fw_id), [])
+            seen = {"fw_id": 1, "name": 1, "state": 1, "_id": 0}
+            found = self._db.fireworks.find({"fw_id": {"$in": parents}}, seen)
+            locked = workflow.get("locked")
+            return Story(
+                firework=firework,
+                workflow={
+                    "name": workflow.get("name"),
+                    "state": workflow.get("state"),
+                    "locked_by": "" if locked is None else holder_of(locked),
+                },
+                parents=sorted(found, key=lambda parent: parent["fw_id"]),
+                launches=self._launches_of(firework),
+                wanted=self._db.fireworks.count_documents(wanted, limit=1) > 0,
+            )
+
+    def _launches_of(self, firework: Document) -> list[Document]:
+        active = list(firework.get("launches") or ())
+        archived = sorted(firework.get("archived_launches") or ())[-1:]
+        query = {"launch_id": {"$in": [*active, *archived]}}
+        launches = list(self._db.launches.find(query, _LAUNCH_TOLD))
+        runs = {run["launch_id"]: run for run in self._db.offline_runs.find(query, {"_id": 0})}
+        for launch in launches:
+            launch["run"] = runs.get(launch["launch_id"])
+            launch["archived"] = launch["launch_id"] not in active
+        return sorted(launches, key=lambda launch: (launch["archived"], launch["launch_id"]))
 
     def active_count(self, worker: str) -> dict[str, int]:
         """Return how many launches of a worker are RESERVED and RUNNING."""

@@ -113,6 +113,56 @@ class Run:
 
 
 @dataclass(frozen=True)
+class JobRecord:
+    """A launch and its job, as the database has them.
+
+    ``job_id`` is the reservation id; None while none is recorded. ``fw_state`` is the state of a Firework that
+    counts on the launch; "" if none does, because it was rerun, defused or archived, or is gone. ``token`` is that of
+    its offline run, None where `qlaunch` has made it; ``queue`` the one its job goes to ("" if that is not known);
+    ``by_hand`` tells that its script is left to a person to submit.
+    """
+
+    launch_id: int
+    fw_id: int
+    state: str
+    launch_dir: str
+    worker: str
+    job_id: str | None
+    fw_state: str
+    token: str | None = None
+    queue: str = ""
+    by_hand: bool = False
+
+
+@dataclass(frozen=True)
+class Setbacks:
+    """How often in a row the jobs of a Firework have been lost: before they began, and while they ran.
+
+    The newest archived launches count, as far back as all of them ended that way, so that a run that ended
+    otherwise, or one that was given up for good, begins the count anew.
+    """
+
+    vanished: int = 0
+    lost: int = 0
+
+
+@dataclass(frozen=True)
+class Story:
+    """One Firework with what is around it, as documents; those of tasks and results are left out.
+
+    ``workflow`` has ``locked_by`` ("" if nobody), ``parents`` are in the order of their ids. ``launches`` are the
+    active ones, then the newest archived one, each with its offline ``run`` and ``archived``. ``wanted`` tells whether
+    a worker would take the Firework if it were READY.
+    """
+
+    firework: Document
+    workflow: Document
+    parents: list[Document]
+    launches: list[Document]
+    wanted: bool
+
+
+@dataclass(frozen=True)
 class Lease:
     """The right to serve a worker, as stored in ``fwagent_leases``. ``epoch`` counts the holders."""
 

@@ -478,6 +478,32 @@ def test_sync_does_nothing_while_an_agent_serves(site, store):
     assert set(entries(site.json("sync"))) == {"claimed"}
 
 
+# ------------------------------------------------------------------------------------- explain
+
+
+def test_explain_lays_database_queue_and_files_side_by_side(site, store):
+    first, child, other = store.add({}, {}, {"_category": "big"}, links={1: [2]})
+    site.configure(worker={"category": "__none__"})
+    assert "to do      fwagent run" in site.run("explain", first).stdout
+    assert "(the Firework has {'_category': 'big'})" in " ".join(
+        site.run("explain", other).stdout.split()
+    )
+    place = site.launch_one("-i", first)["launch_dir"]
+    told = site.json("explain", first)
+    assert (told["state"], told["launch"]["launch_dir"]) == ("RESERVED", place)
+    assert told["todo"] == [f"{place}/FW_submit.script"]
+    assert told["files"]["reason"] == "staged, not started"
+    told = site.json("explain", child)
+    assert told["parents"] == [{"fw_id": first, "name": "fw1", "state": "RESERVED"}]
+    site.fwrunner(place)
+    told = site.json("explain", first)
+    assert told["todo"] == [f"fwagent recover -i {first}"]
+    assert told["files"]["state"] == "COMPLETED"
+    site.json("recover")
+    assert site.json("explain", first)["why"] == ["it has run; its result is in the database"]
+    assert site.json("explain", 99, status=1)["state"] is None
+
+
 # ------------------------------------------------------------------------ register, unregister, dirs
 
 

@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 
 from fwcore import documents
 from fwcore.plan import Plan, plan_cancel, plan_claim, plan_reports
-from fwcore.rerun import Changes, plan_defuse, plan_rerun
+from fwcore.rerun import Changes, plan_defuse, plan_rerun, plan_rerun_lost
 from fwcore.worker import Worker
 from fwcore.world import Missing, World, Write
 from fwrunner.protocol import Report
@@ -250,15 +250,22 @@ class Memory:
         self.execute(plan.writes)
         return plan
 
-    def cancel(self, *launch_ids: int) -> Plan:
+    def cancel(self, *launch_ids: int, vanished: Mapping[int, str] | None = None) -> Plan:
         """Take reservations back."""
-        plan = plan_cancel(self.world(), launch_ids, self.now)
+        plan = plan_cancel(self.world(), launch_ids, self.now, vanished or {})
         self.execute(plan.writes)
         return plan
 
     def rerun(self, *fw_ids: int, **options: Any) -> Changes:
         """Rerun Fireworks."""
         return self._change(partial(plan_rerun, fw_ids=fw_ids, now=self.now, **options))
+
+    def rerun_lost(self, *ends: Report) -> Changes:
+        """Rerun Fireworks whose jobs were lost."""
+        by_firework = {end.fw_id: end for end in ends if end.fw_id is not None}
+        return self._change(
+            partial(plan_rerun_lost, fw_ids=by_firework, now=self.now, ends=by_firework)
+        )
 
     def defuse(self, *fw_ids: int, **options: Any) -> Changes:
         """Defuse Fireworks."""

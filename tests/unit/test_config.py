@@ -95,6 +95,8 @@ def test_every_key_arrives(write):
                 "reconcile_interval": 4,
                 "ping_interval": 5,
                 "lost": "report",
+                "lost_after": 6,
+                "lost_reruns": 0,
                 "max_report_size": 4096,
             },
         )
@@ -114,6 +116,8 @@ def test_every_key_arrives(write):
         "reconcile_interval": 4,
         "ping_interval": 5,
         "lost": "report",
+        "lost_after": 6,
+        "lost_reruns": 0,
         "max_report_size": 4096,
     }
 

@@ -32,6 +32,7 @@ class FakeLaunchPad:
         self.answers = {}
         self.open = []
         self.directories = {}
+        self.lost = {}
         self.forgotten = set()
         self.down = False
         self.documents = {}
@@ -58,6 +59,10 @@ class FakeLaunchPad:
 
     def open_launches(self, worker):
         return [launch for launch in self.open if worker in (None, launch.worker)]
+
+    def lost_places(self, worker, seconds):
+        assert seconds > 86400
+        return self.lost
 
     def registered(self, worker):
         return self.directories.get(worker, {})
@@ -404,6 +409,9 @@ def test_places_are_those_of_the_database_and_the_registered_ones(way_back, laun
     assert way_back.places("w") == {1: "/db/1", 2: "/moved/2", 9: "/moved/9"}
     assert way_back.places("w", [102, 103]) == {2: "/moved/2"}
     assert way_back.places("w", []) == {}
+    # One that was declared lost may have a word to say all the same.
+    launchpad.lost = {4: "/db/4"}
+    assert way_back.places("w") == {1: "/db/1", 2: "/moved/2", 4: "/db/4", 9: "/moved/9"}
 
 
 def test_places_of_all_workers(way_back, launchpad):

@@ -21,6 +21,9 @@ def test_the_documented_object():
     result.claim(Claim(16, 6, "/there", "secret-token", {"name": "x"}))
     result.submitted.append({"launch_id": 6, "fw_id": 16, "job_id": "99"})
     result.defer(7, 17, "no space")
+    result.lost.append(
+        {"launch_id": 8, "fw_id": 18, "job_id": "9", "reason": "gone", "state": None}
+    )
 
     assert result.document() == {
         "applied": [{"launch_id": 1, "fw_id": 11, "state": "COMPLETED"}],
@@ -31,6 +34,7 @@ def test_the_documented_object():
         "ignored": [{"launch_id": 4, "fw_id": None, "reason": "unknown"}],
         "claimed": [{"launch_id": 6, "fw_id": 16, "launch_dir": "/there"}],
         "submitted": [{"launch_id": 6, "fw_id": 16, "job_id": "99"}],
+        "lost": [{"launch_id": 8, "fw_id": 18, "job_id": "9", "reason": "gone", "state": None}],
     }
     assert result.released == [15]
     assert "secret-token" not in json.dumps(result.document())

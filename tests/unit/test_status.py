@@ -111,6 +111,8 @@ def test_nothing_has_ever_run(config, launchpad):
         "launches": {"open": 3, "RESERVED": 2, "RUNNING": 1},
         "running": [],
         "backlog": {"reports": 0, "oldest_seconds": None},
+        "queue": {"silent_since": None, "reason": None},
+        "lost": [],
         "locks": [],
         "refused": {"count": 0, "newest": []},
         "counts": {"passes": 0, "applied": 0, "submitted": 0, "deferred": 0},
@@ -263,6 +265,37 @@ def test_for_people(config, launchpad):
         "launches   2 in the queue, 1 running, 3 may still report",
         "backlog    none",
     ]
+
+
+def test_a_silent_queue_and_jobs_that_are_lost(config, launchpad):
+    config.private.mkdir(parents=True)
+    told = {
+        str(n): {"launch_id": n, "fw_id": n, "job_id": "1", "reason": "TIMEOUT", "on": f"2026-0{n}"}
+        for n in range(1, 8)
+    }
+    notes = {
+        "silent": {"since": "2026-01-02T03:04:05.6+00:00", "reason": "no squeue"},
+        "told": told,
+    }
+    (config.private / "reconcile.json").write_text(json.dumps(notes), encoding="utf-8")
+    document = collect(config)
+    assert document["queue"] == {
+        "silent_since": "2026-01-02T03:04:05.6+00:00",
+        "reason": "no squeue",
+    }
+    assert [entry["launch_id"] for entry in document["lost"]] == [7, 6, 5, 4, 3, 2, 1]
+    told_to_people = "\n".join(lines(document))
+    assert "queue      does not answer since 2026-01-02T03:04:05: no squeue\n" in told_to_people
+    assert "lost       launch 7 of Firework 7: TIMEOUT\n" in told_to_people
+    assert "           ... and 2 more (--json shows all)" in told_to_people
+
+
+@pytest.mark.parametrize("text", ["{", "[]", '{"told": 3, "silent": "x"}', '{"told": {"1": 2}}'])
+def test_broken_notes_on_the_queue_tell_nothing(config, launchpad, text):
+    config.private.mkdir(parents=True)
+    (config.private / "reconcile.json").write_text(text, encoding="utf-8")
+    document = collect(config)
+    assert (document["queue"]["silent_since"], document["lost"]) == (None, [])
 
 
 def test_what_the_database_has_refused_is_counted_and_the_newest_is_named(config, launchpad):

@@ -1,0 +1,82 @@
+"""Gathering what is known of one Firework, for ``agent.explain``. Nothing is changed."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import replace
+from pathlib import Path
+
+from agent.config import Config
+from agent.explain import Evidence, Launch, Told, launch_of
+from agent.jobs import JobEnd, QueuedJob, QueueSilent
+from agent.queue import Queue, open_queue
+from agent.reconcile import tagged
+from agent.recover import WayBack
+from agent.status import collect
+from agent.tails import last_words
+from fwcore.launchpad import LaunchPad
+from fwcore.launchpad.records import Setbacks
+from fwrunner.protocol import OUTBOX_PATH, NotYet, read_report, rescue
+
+
+def gather(config: Config, fw_id: int) -> Evidence:
+    """Return the evidence on a Firework; raise DatabaseUnreachable, DatabaseRefused or ConfigError."""
+    launchpad = config.connect()
+    try:
+        return _gathered(config, launchpad, fw_id)
+    finally:
+        launchpad.close()
+
+
+def _gathered(config: Config, launchpad: LaunchPad, fw_id: int) -> Evidence:
+    worker = config.fworker()
+    story = launchpad.story(fw_id, worker)
+    evidence = Evidence(
+        fw_id=fw_id,
+        now=time.time(),
+        worker=worker.name,
+        scheduler=config.queue.type,
+        queue=f"{config.queue.type}:{config.launch.root}",
+        agent=collect(config)["agent"]["state"],
+        lost=config.sync.lost,
+        story=story,
+        setbacks=launchpad.setbacks([fw_id])[fw_id] if story else Setbacks(),
+    )
+    launch = launch_of(story) if story else None
+    if launch is None:
+        return evidence
+    place = launchpad.registered(worker.name).get(launch.launch_id, launch.launch_dir)
+    evidence = replace(evidence, files=_files(config, launchpad, launch, place))
+    try:
+        job, end = _asked(open_queue(config), launch)
+    except QueueSilent as error:
+        return replace(evidence, silent=error.title)
+    return replace(evidence, job=job, end=end)
+
+
+def _asked(queue: Queue, launch: Launch) -> tuple[QueuedJob | None, JobEnd | None]:
+    listing = queue.listing()
+    job = tagged(listing).get(launch.launch_id)
+    known = listing.get(launch.job_id or "")
+    if job is None and known is not None and known.launch_id is None:
+        job = known
+    if job is not None or launch.job_id is None:
+        return job, None
+    return None, queue.ends([launch.job_id]).get(launch.job_id)
+
+
+def _files(config: Config, launchpad: LaunchPad, launch: Launch, place: str) -> Told:
+    size = config.sync.max_report_size
+    outbox, rescued = config.launch.root / OUTBOX_PATH, Path.home() / rescue.PATH
+    waiting = WayBack(launchpad, outbox, size, rescued).told_of().get(launch.launch_id, [])
+    report = read_report(place, size)
+    told = Told(
+        there=Path(place).is_dir(),
+        waiting=tuple(sorted(waiting)),
+        words=last_words(place, launch.launch_id, launch.job_id),
+    )
+    if isinstance(report, NotYet):
+        return replace(told, reason=report.reason)
+    if report.launch_id != launch.launch_id:
+        return replace(told, reason=f"the directory holds launch {report.launch_id} now")
+    return replace(told, state=report.state, ping_time=report.ping_time)
