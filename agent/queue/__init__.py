@@ -130,12 +130,12 @@ def _local_end(job: Job) -> JobEnd:
     if job.state == "LOST":
         return JobEnd(job.job_id, "FAILED", reason="nobody saw it end: this host was restarted?")
     status = job.exit_status
-    killed = -status if status is not None and status < 0 else None
     return JobEnd(
         job.job_id,
         "FAILED" if status else "COMPLETED",
-        exit_code=None if killed else status,
-        signal=killed,
+        exit_code=status,
+        # As a shell has it.
+        signal=status - 128 if status is not None and 128 < status < 160 else None,
     )
 
 
