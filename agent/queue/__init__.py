@@ -55,6 +55,12 @@ class Queue(Protocol):
         """Do what the queue needs from time to time to go on by itself."""
 
 
+#: A shell tells a signal by an exit status above this one.
+_SIGNALLED = 128
+#: What the local queue calls the jobs that have not ended.
+_LISTED: dict[str, State] = {"PENDING": "PENDING", "RUNNING": "RUNNING"}
+
+
 class Local:
     """Jobs as detached processes on this host."""
 
@@ -83,26 +89,40 @@ class Local:
         return sum(job.state in ("PENDING", "RUNNING") for job in self._queue.jobs())
 
     def listing(self) -> dict[str, QueuedJob]:
-        jobs = {job.job_id: job for job in self._jobs()}
-        return {
-            job_id: QueuedJob(job_id, job.launch_id, _local_state(job), job.state)
-            for job_id, job in jobs.items()
-        }
+        """Return the jobs of this host, and under ``HOST/ID`` those of others with the same launch root."""
+        found = {}
+        for prefix, jobs in self._everywhere():
+            for job in jobs:
+                if job.state in _LISTED:
+                    job_id = prefix + job.job_id
+                    found[job_id] = QueuedJob(job_id, job.launch_id, _LISTED[job.state], job.state)
+        return found
 
     def ends(self, job_ids: Iterable[str]) -> dict[str, JobEnd]:
+        """Return the ends of jobs, whatever host they were on; an id that several hosts have tells nothing."""
         wanted = set(job_ids)
-        return {
-            job.job_id: _local_end(job)
-            for job in self._jobs()
-            if job.job_id in wanted and job.state in ("DONE", "LOST")
-        }
+        ended: dict[str, list[Job]] = {}
+        for _prefix, jobs in self._everywhere():
+            for job in jobs:
+                if job.job_id in wanted and job.state not in _LISTED:
+                    ended.setdefault(job.job_id, []).append(job)
+        return {job_id: _end_of(jobs[0]) for job_id, jobs in ended.items() if len(jobs) == 1}
 
     def cancel(self, job_ids: Iterable[str]) -> None:
-        for job_id in job_ids:
-            try:
+        try:
+            for job_id in job_ids:
                 self._queue.cancel(job_id)
-            except LocalQueueError as error:
-                raise QueueSilent(error.title, error.hint) from None
+        except LocalQueueError as error:
+            raise QueueSilent(error.title, error.hint) from error
+
+    def _everywhere(self) -> Iterator[tuple[str, list[Job]]]:
+        here = socket.gethostname()
+        try:
+            for spool in sorted(self._spools.iterdir()):
+                queue = self._queue if spool.name == here else LocalQueue(spool, self._limit)
+                yield ("" if spool.name == here else f"{spool.name}/"), queue.jobs()
+        except (OSError, LocalQueueError) as error:
+            raise QueueSilent(f"the local queue cannot be listed: {error}") from error
 
     def submitted(self, host: str, launch_ids: list[int]) -> dict[int, str]:
         if not (self._spools / host).is_dir():
@@ -113,30 +133,18 @@ class Local:
     def tend(self) -> None:
         self._queue.ensure_server()
 
-    def _jobs(self) -> list[Job]:
-        try:
-            return self._queue.jobs()
-        except LocalQueueError as error:
-            raise QueueSilent(error.title, error.hint) from None
 
-
-def _local_state(job: Job) -> State:
-    if job.state == "PENDING":
-        return "PENDING"
-    return "RUNNING" if job.state == "RUNNING" else "ENDED"
-
-
-def _local_end(job: Job) -> JobEnd:
-    if job.state == "LOST":
-        return JobEnd(job.job_id, "FAILED", reason="nobody saw it end: this host was restarted?")
+def _end_of(job: Job) -> JobEnd:
+    """Return the end of a job of the local queue, in Slurm's words."""
     status = job.exit_status
-    return JobEnd(
-        job.job_id,
-        "FAILED" if status else "COMPLETED",
-        exit_code=status,
-        # As a shell has it.
-        signal=status - 128 if status is not None and 128 < status < 160 else None,
-    )
+    if job.state == "LOST":
+        why = "it was killed together with the process that watched it, or the host was restarted"
+        return JobEnd(job.job_id, "FAILED", reason=why)
+    if status is None:
+        return JobEnd(job.job_id, "CANCELLED", reason="cancelled while it ran")
+    if status > _SIGNALLED:
+        return JobEnd(job.job_id, "FAILED", signal=status - _SIGNALLED)
+    return JobEnd(job.job_id, "FAILED" if status else "COMPLETED", exit_code=status)
 
 
 class Unattended:
