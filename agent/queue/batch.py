@@ -291,21 +291,22 @@ class BatchQueue:
         """
         started = monotonic()
         try:
-            found = self._by_launch(self._list())
-            while True:
-                missing = [number for number in launch_ids if number not in found]
-                found.update(dict.fromkeys(self._reported(missing), ""))
+            found = self._taken(launch_ids)
+            missing = [number for number in launch_ids if number not in found]
+            if missing and not self._may_come(missing):
+                sleep(max(0.0, started + SETTLE_SECONDS - monotonic()))
+                found |= self._taken(missing)
                 missing = [number for number in missing if number not in found]
-                left = started + SETTLE_SECONDS - monotonic()
-                if not missing or left <= 0:
-                    break
-                sleep(left)
-                found.update(self._by_launch(self._list()))
         except QueueSilent:
             return None
-        if missing and self._may_come(missing):
-            return None
-        return {number: found[number] for number in launch_ids if number in found}
+        return None if missing and self._may_come(missing) else found
+
+    def _taken(self, launch_ids: Sequence[int]) -> dict[int, str]:
+        listed = self._by_launch(self._list())
+        reported = dict.fromkeys(self._reported(launch_ids), "")
+        return {number: listed[number] for number in launch_ids if number in listed} | {
+            number: told for number, told in reported.items() if number not in listed
+        }
 
     def _reported(self, launch_ids: Sequence[int]) -> list[int]:
         wanted = {str(number) for number in launch_ids}
