@@ -26,9 +26,9 @@ from pydantic import (
     model_validator,
 )
 
-from fwcore.errors import FwagentError
+from fwcore.errors import FwagentError, InvalidSettings
 from fwcore.launchpad import LaunchPad
-from fwcore.settings import read_launchpad_file, read_worker_file
+from fwcore.settings import load_settings, read_launchpad_file, read_worker_file
 from fwcore.worker import Worker
 from fwrunner.protocol import MAX_REPORT_SIZE
 
@@ -42,6 +42,11 @@ PATH_VARIABLE = "FWAGENT_CONFIG"
 URI_VARIABLE = "FWAGENT_LAUNCHPAD_URI"
 #: The name of the systemd credential (``LoadCredential=launchpad_uri:...``) that may hold the URI.
 CREDENTIAL = "launchpad_uri"
+
+
+#: FireWorks' queue types and ours.
+ADAPTER_TYPES = {"SLURM": "slurm", "PBS": "pbs", "SGE": "sge", "LoadSharingFacility": "lsf"}
+_ADAPTER_HINT = "it is FireWorks' my_qadapter.yaml; or use [queue.options]"
 
 
 class ConfigError(FwagentError):
@@ -277,9 +282,33 @@ def parse_config(text: str, path: Path) -> Config:
         # Its message gives line and column; the line itself may hold a password.
         raise ConfigError(f"{path} is not valid TOML: {error}") from None
     try:
-        return Config.model_validate(tree)
+        config = Config.model_validate(tree)
     except ValidationError as error:
         raise ConfigError(*_explained(path, error)) from None
+    return _with_queue_type(config)
+
+
+def _with_queue_type(config: Config) -> Config:
+    """Return the configuration with the queue type of a ``my_qadapter.yaml``, unless it names one itself."""
+    file = config.queue.file
+    if file is None or "type" in config.queue.model_fields_set:
+        return config
+    name = str(read_adapter_file(file).get("_fw_q_type"))
+    if name not in ADAPTER_TYPES:
+        raise ConfigError(
+            f"{file}: fwagent cannot talk to _fw_q_type = {name!r}",
+            'set queue.type = "none": launch directories are made, and you submit their scripts',
+        )
+    queue = config.queue.model_copy(update={"type": ADAPTER_TYPES[name]})
+    return config.model_copy(update={"queue": queue})
+
+
+def read_adapter_file(path: Path) -> dict[str, Any]:
+    """Return what a ``my_qadapter.yaml`` holds; raise ConfigError."""
+    try:
+        return load_settings(path, _ADAPTER_HINT)
+    except InvalidSettings as error:
+        raise ConfigError(error.title, error.hint) from None
 
 
 def _uri_from(path: Path) -> str:

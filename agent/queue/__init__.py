@@ -19,11 +19,6 @@ from agent.queue.slurm import Slurm
 from agent.queue.tags import scope_of
 from fwcore.errors import FwagentError
 
-#: A shell tells a signal by an exit status above this one.
-_SIGNALLED = 128
-#: What the local queue calls the jobs that have not ended.
-_LISTED: dict[str, State] = {"PENDING": "PENDING", "RUNNING": "RUNNING"}
-
 _DIALECTS: dict[str, Callable[[], Dialect]] = {"slurm": Slurm, "pbs": Pbs, "sge": Sge, "lsf": Lsf}
 
 
@@ -58,6 +53,12 @@ class Queue(Protocol):
 
     def tend(self) -> None:
         """Do what the queue needs from time to time to go on by itself."""
+
+
+#: A shell tells a signal by an exit status above this one.
+_SIGNALLED = 128
+#: What the local queue calls the jobs that have not ended.
+_LISTED: dict[str, State] = {"PENDING": "PENDING", "RUNNING": "RUNNING"}
 
 
 class Local:
@@ -114,15 +115,6 @@ class Local:
         except LocalQueueError as error:
             raise QueueSilent(error.title, error.hint) from error
 
-    def submitted(self, host: str, launch_ids: list[int]) -> dict[int, str]:
-        if not (self._spools / host).is_dir():
-            return {}
-        jobs = LocalQueue(self._spools / host, self._limit).jobs()
-        return {job.launch_id: job.job_id for job in jobs if job.launch_id in set(launch_ids)}
-
-    def tend(self) -> None:
-        self._queue.ensure_server()
-
     def _everywhere(self) -> Iterator[tuple[str, list[Job]]]:
         here = socket.gethostname()
         try:
@@ -131,6 +123,15 @@ class Local:
                 yield ("" if spool.name == here else f"{spool.name}/"), queue.jobs()
         except (OSError, LocalQueueError) as error:
             raise QueueSilent(f"the local queue cannot be listed: {error}") from error
+
+    def submitted(self, host: str, launch_ids: list[int]) -> dict[int, str]:
+        if not (self._spools / host).is_dir():
+            return {}
+        jobs = LocalQueue(self._spools / host, self._limit).jobs()
+        return {job.launch_id: job.job_id for job in jobs if job.launch_id in set(launch_ids)}
+
+    def tend(self) -> None:
+        self._queue.ensure_server()
 
 
 def _end_of(job: Job) -> JobEnd:

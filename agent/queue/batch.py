@@ -8,7 +8,7 @@ import shutil
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from time import monotonic, sleep, time
 
@@ -35,6 +35,8 @@ SETTLE_SECONDS = 5.0
 DOUBT_SECONDS = 60.0
 #: Jobs that one command is asked about or cancels.
 AT_ONCE = 200
+#: Refusals without a job that was taken, after which the others are not tried.
+REFUSED_IN_A_ROW = 4
 #: Days that the manifest of an array is kept after it was last seen in the queue.
 KEEP_DAYS = 30
 
@@ -90,38 +92,25 @@ class BatchQueue:
         ``tend`` is called now and then meanwhile. When the queue takes no more, or answers to nothing but refusals,
         the rest is not tried: these come back with that error, and certainly have no job.
         """
-        pending = _groups(submissions)
-        stop: FwagentError | None = None
-        refused = accepted = 0
-        doubtful: list[Submitted] = []
+        pending, progress = _groups(submissions), _Progress()
         with ThreadPoolExecutor(self._processes, "submit") as pool:
             running: dict[Future[list[Submitted]], _Group] = {}
             while running or pending:
-                while pending and stop is None and len(running) < self._processes:
+                if progress.stop is not None:
+                    yield from (each for group in pending for each in _all(group, progress.stop))
+                    pending = []
+                while pending and len(running) < self._processes:
                     group = pending.pop(0)
                     running[pool.submit(self._submit, group)] = group
-                if stop is not None:
-                    for group in pending:
-                        yield from _all(group, stop)
-                    pending = []
                 done, _ = wait(running, timeout=1.0, return_when=FIRST_COMPLETED)
                 tend()
                 for future in done:
-                    group = running.pop(future)
-                    outcomes = future.result()
-                    smaller = _smaller(group, outcomes[0].error)
-                    if smaller:
-                        pending[:0] = smaller
-                        continue
-                    accepted += sum(outcome.error is None for outcome in outcomes)
-                    refused += isinstance(outcomes[0].error, Rejected)
-                    stop = stop or _reason_to_stop(
-                        outcomes[0].error, refused=refused, accepted=accepted
-                    )
-                    doubtful += [outcome for outcome in outcomes if outcome.doubtful]
-                    yield from (outcome for outcome in outcomes if not outcome.doubtful)
-        if doubtful:
-            yield from self._resolved(doubtful)
+                    smaller = _smaller(running.pop(future), future.result()[0])
+                    pending[:0] = smaller
+                    if not smaller:
+                        yield from progress.certain(future.result())
+        if progress.doubtful:
+            yield from self._resolved(progress.doubtful)
 
     def _submit(self, group: _Group) -> list[Submitted]:
         if len(group.members) == 1:
@@ -291,21 +280,22 @@ class BatchQueue:
         """
         started = monotonic()
         try:
-            found = self._by_launch(self._list())
-            while True:
-                missing = [number for number in launch_ids if number not in found]
-                found.update(dict.fromkeys(self._reported(missing), ""))
+            found = self._taken(launch_ids)
+            missing = [number for number in launch_ids if number not in found]
+            if missing and not self._may_come(missing):
+                sleep(max(0.0, started + SETTLE_SECONDS - monotonic()))
+                found |= self._taken(missing)
                 missing = [number for number in missing if number not in found]
-                left = started + SETTLE_SECONDS - monotonic()
-                if not missing or left <= 0:
-                    break
-                sleep(left)
-                found.update(self._by_launch(self._list()))
         except QueueSilent:
             return None
-        if missing and self._may_come(missing):
-            return None
-        return {number: found[number] for number in launch_ids if number in found}
+        return None if missing and self._may_come(missing) else found
+
+    def _taken(self, launch_ids: Sequence[int]) -> dict[int, str]:
+        listed = self._by_launch(self._list())
+        reported = dict.fromkeys(self._reported(launch_ids), "")
+        return {number: listed[number] for number in launch_ids if number in listed} | {
+            number: told for number, told in reported.items() if number not in listed
+        }
 
     def _reported(self, launch_ids: Sequence[int]) -> list[int]:
         wanted = {str(number) for number in launch_ids}
@@ -349,25 +339,43 @@ def _groups(submissions: Iterable[Submission]) -> list[_Group]:
     return groups
 
 
-def _smaller(group: _Group, error: FwagentError | None) -> list[_Group]:
+def _smaller(group: _Group, outcome: Submitted) -> list[_Group]:
     """Return what to try in the place of an array that was refused: a limit may have room for some of it."""
     count = len(group.members)
-    if count == 1 or not isinstance(error, (LimitReached, Rejected)):
+    if count == 1 or outcome.doubtful:
         return []
-    if isinstance(error, Rejected):
+    if isinstance(outcome.error, Rejected):
         return [_Group((member,)) for member in group.members]
-    return [_Group(group.members[: count // 2]), _Group(group.members[count // 2 :])]
+    if isinstance(outcome.error, LimitReached):
+        return [_Group(group.members[: count // 2]), _Group(group.members[count // 2 :])]
+    return []
 
 
-def _reason_to_stop(
-    error: FwagentError | None, *, refused: int, accepted: int
-) -> FwagentError | None:
-    if isinstance(error, (LimitReached, QueueSilent)):
-        return LimitReached(error.title, error.hint)
-    if isinstance(error, Rejected) and refused >= 4 and not accepted:
-        # The configuration is wrong rather than each of the Fireworks.
-        return LimitReached(f"not tried, since others were refused: {error.title}", error.hint)
-    return None
+@dataclass
+class _Progress:
+    """What is known of the queue from the answers so far."""
+
+    #: Why nothing more is to be tried.
+    stop: FwagentError | None = None
+    doubtful: list[Submitted] = field(default_factory=list)
+    _refused: int = 0
+    _accepted: int = 0
+
+    def certain(self, outcomes: Sequence[Submitted]) -> list[Submitted]:
+        """Take in what became of one group; return what is certain."""
+        error = outcomes[0].error
+        self._accepted += error is None
+        self._refused += isinstance(error, Rejected)
+        if isinstance(error, (LimitReached, QueueSilent)):
+            self.stop = LimitReached(error.title, error.hint)
+        elif (
+            isinstance(error, Rejected) and self._refused >= REFUSED_IN_A_ROW and not self._accepted
+        ):
+            # The configuration is wrong rather than each of the Fireworks.
+            title = f"not tried, since others were refused: {error.title}"
+            self.stop = LimitReached(title, error.hint)
+        self.doubtful += [outcome for outcome in outcomes if outcome.doubtful]
+        return [outcome for outcome in outcomes if not outcome.doubtful]
 
 
 def _all(group: _Group, error: FwagentError, *, doubtful: bool = False) -> Iterator[Submitted]:

@@ -155,7 +155,9 @@ def refusal(ran: Ran) -> tuple[FwagentError, bool]:
     text = f"{ran.stdout}\n{ran.stderr}"
     if _LIMIT.search(text):
         hint = "it is tried again; launch.max_queued keeps below a limit of the site"
-        return LimitReached(f"the queue takes no more jobs now: {ran.said}", hint), False
+        full = LimitReached(f"the queue takes no more jobs now: {ran.said}", hint)
+        # Some wait for room by themselves, and may have found it when they were killed.
+        return full, ran.status is None
     if ran.status is None:
         return ran.silent, True
     if _SILENT.search(text):

@@ -9,16 +9,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from agent.config import Config, ConfigError
+from agent.config import ADAPTER_TYPES, Config, ConfigError, read_adapter_file
 from agent.queue.templates import TEMPLATES
-from fwcore.errors import InvalidSettings
-from fwcore.settings import load_settings
-
-#: FireWorks' queue types and ours. Scripts of the others can be made, for ``type = "none"``.
-_TYPES = {"SLURM": "slurm", "PBS": "pbs", "SGE": "sge", "LoadSharingFacility": "lsf"}
-_HINT = (
-    "it is the file that `lpad init`'s documentation calls my_qadapter.yaml; or use [queue.options]"
-)
 
 
 @dataclass(frozen=True)
@@ -44,37 +36,25 @@ def read_settings(config: Config) -> QueueSettings:
     if config.queue.file is None:
         return QueueSettings(config.queue.type)
     path = config.queue.file
-    try:
-        found = load_settings(path, _HINT)
-    except InvalidSettings as error:
-        raise ConfigError(error.title, error.hint) from None
-    name = found.get("_fw_q_type")
+    found = read_adapter_file(path)
+    name = str(found.get("_fw_q_type"))
     if name not in TEMPLATES:
-        raise ConfigError(
-            f"{path}: _fw_q_type is {name!r}", f"FireWorks knows {', '.join(TEMPLATES)}"
-        )
+        known = ", ".join(TEMPLATES)
+        raise ConfigError(f"{path}: _fw_q_type is {name!r}", f"FireWorks knows {known}")
+    _check_type(config, path, name)
     return QueueSettings(
-        _type(config, path, name),
+        config.queue.type,
         Adapter(_template(path, found, name), _values(config, path, found)),
         _commands(path, found),
     )
 
 
-def _type(config: Config, path: Path, name: str) -> str:
-    known = _TYPES.get(name)
-    if "type" not in config.queue.model_fields_set:
-        if known is None:
-            raise ConfigError(
-                f"{path}: fwagent cannot talk to {name}",
-                'set queue.type = "none": launch directories are made, and you submit their scripts',
-            )
-        return known
+def _check_type(config: Config, path: Path, name: str) -> None:
     chosen = config.queue.type
-    if chosen in (known, "none", "local"):
-        return chosen
-    raise ConfigError(
-        f'queue.type is "{chosen}", and {path} is for {name}', "leave queue.type away"
-    )
+    if chosen not in (ADAPTER_TYPES.get(name), "none", "local"):
+        raise ConfigError(
+            f'queue.type is "{chosen}", and {path} is for {name}', "leave queue.type away"
+        )
 
 
 def _template(path: Path, found: Mapping[str, Any], name: str) -> str:

@@ -86,16 +86,11 @@ class Slurm:
         fields = ",".join(f"{name}:{size}|" for name, size in _FIELDS.items())
         states = ["--states=all", "--array", "--noheader", f"--jobs={twice}"]
         wanted = "JobID,State,ExitCode,ElapsedRaw,TimelimitRaw"
+        accounts = [f"--jobs={jobs}", f"--format={wanted}"]
+        # slurmctld answers at once; accounting, where there is any, remembers longer.
         return [
-            [
-                "sacct",
-                "--noheader",
-                "--parsable2",
-                "--allocations",
-                f"--jobs={jobs}",
-                f"--format={wanted}",
-            ],
             [*self.status_cmd, *states, "--Format", fields],
+            ["sacct", "--noheader", "--parsable2", "--allocations", *accounts],
         ]
 
     def read_ends(self, ran: Ran) -> Iterable[JobEnd]:

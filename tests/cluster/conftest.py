@@ -32,7 +32,7 @@ def slurm(slurm_cluster: Slurm, monkeypatch: pytest.MonkeyPatch) -> Iterator[Slu
     for name, value in slurm_cluster.environ.items():
         monkeypatch.setenv(name, value)
     yield slurm_cluster
-    slurm_cluster.run("scancel", "--user=root", check=False)
+    slurm_cluster.cancel_all()
 
 
 @pytest.fixture

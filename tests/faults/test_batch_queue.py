@@ -22,6 +22,7 @@ case $mode in
   full) test "$(ls "$FAKE/jobs" | wc -l)" -ge 3 && { echo "qsub: would exceed queue w's per-user limit" >&2; exit 1;
     } ;;
   arrayless) case " $* " in *" -J "*) echo "usage: qsub" >&2; exit 2 ;; esac ;;
+  small) case " $* " in *" -J 1-"[3-9]*) echo "qsub: would exceed limit on jobs" >&2; exit 1 ;; esac ;;
   endless) exec cat /dev/zero ;;
 esac
 case " $* " in *" -J "*) brackets='[]' ;; esac
@@ -42,8 +43,11 @@ for job in "$FAKE"/jobs/*; do test -e "$job" && echo "${job##*/}.pbs"; done
 exit 0
 """
 QSTAT = """#!/bin/sh
+show() { printf 'Job Id: %s.pbs\\n    job_state = Q\\n    Variable_List = A=1,\\n\\t%s\\n\\n' "$1" "$2"; }
 for job in "$FAKE"/jobs/*; do
-  printf 'Job Id: %s.pbs\\n    job_state = Q\\n    Variable_List = A=1,\\n\\t%s\\n\\n' "${job##*/}" "$(cat "$job")"
+  name=${job##*/}
+  show "$name" "$(cat "$job")"
+  case $name in *'[]') for index in 1 2; do show "${name%']'}$index]" "$(cat "$job")"; done ;; esac
 done
 """
 BSUB = """#!/bin/sh
@@ -213,6 +217,24 @@ def test_an_array(fake, queue, staged):
     (place,) = (fake.parent / "root/arrays").iterdir()
     script = (place / "FW_submit.script").read_text()
     assert script == f"#PBS -N x\ncat {place}/launches\n"
+
+
+def test_an_array_that_was_taken_without_a_word(fake, queue, staged):
+    (fake / "mode").write_text("no-id")
+    outcomes = submit(queue, staged(7, "x"), staged(8, "x"))
+    assert [outcomes[n].job_id for n in (7, 8)] == ["100[1].pbs", "100[2].pbs"]
+    assert queue.submitted("h", [8, 9]) == {8: "100[2].pbs"}
+    assert len(calls(fake)) == 1
+
+
+def test_an_array_that_is_too_large_is_halved(fake, queue, staged):
+    (fake / "mode").write_text("small")
+    outcomes = submit(queue, *(staged(number, "x") for number in range(5)))
+    assert not any(outcome.error for outcome in outcomes.values())
+    sizes = [call.partition(" -J ")[2].partition(" ")[0] for call in calls(fake)]
+    assert sorted(sizes) == ["", "1-2", "1-2", "1-3", "1-5"]
+    # What was refused has left no manifest.
+    assert len(list((fake.parent / "root/arrays").iterdir())) == 2
 
 
 def test_torque_has_no_such_arrays(fake, queue, staged):

@@ -135,6 +135,25 @@ def test_3_where_the_scheduler_has_no_commands(site, store):
     site.run("status", status=None)
 
 
+def test_a_firework_with_an_option_that_no_script_can_have_fizzles(site, store):
+    """As one that the scheduler refuses: the third time."""
+    bad, good = only(store.add({"_queueadapter": {"wall": 5}})), only(store.add())
+    site.configure(queue={"type": "slurm", "options": {"walltime": "5"}})
+    site.environment["PATH"] = str(site.home)
+    for _attempt in range(2):
+        done = site.json("launch", "-i", bad, status=3)
+        assert only(done["deferred"])["reason"] == "unknown option 'wall' for slurm"
+        assert store.state(bad) == "READY"
+    done = site.json("launch", "-i", bad, status=1)
+    assert only(done["applied"])["state"] == "FIZZLED"
+    assert store.states() == {bad: "FIZZLED", good: "READY"}
+    launch = store.launch(only(done["applied"])["launch_id"])
+    message = launch["action"]["stored_data"]["_message"]
+    assert message == "not submitted, refused 3 times: unknown option 'wall' for slurm"
+    store.launchpad.rerun([bad])
+    site.json("launch", "-i", bad, status=3)
+
+
 def test_1_for_a_database_without_a_launchpad(site, mongo_client):
     site.configure(launchpad={"name": "no_such_database"})
     for command in ("launch", "sync"):

@@ -213,9 +213,13 @@ class Slurm(Scheduler):
         """Stop slurmctld; its clients wait for 19 s before they say so. It writes down its jobs first."""
         self.kill("slurmctld")
 
+    def cancel_all(self) -> None:
+        """Cancel whatever jobs there are."""
+        self.run("scancel", "--user", _user(), check=False)
+
     def stop(self) -> None:
         if self.alive("slurmctld"):
-            self.run("scancel", "--user", _user(), check=False)
+            self.cancel_all()
             with suppress(AssertionError):
                 self.wait_until(lambda: not self.run("squeue", "-h", "-t", "R,CG", check=False), 5)
         for name in ("slurmd", "slurmctld", "munged"):

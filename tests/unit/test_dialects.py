@@ -397,7 +397,9 @@ def test_refusals(stderr, kind, doubtful):
 
 def test_a_limit_that_is_waited_for_is_a_limit():
     late = ran("", "Pending job threshold reached. Retrying in 60 seconds...", None)
-    assert isinstance(refusal(late)[0], LimitReached)
+    error, may_be_there = refusal(late)
+    assert isinstance(error, LimitReached)
+    assert may_be_there
     assert refusal(ran("", "", None))[1]
 
 

@@ -283,6 +283,15 @@ def test_an_adapter_file(scripts, adapter):
     assert "\ncd /r/x\nrlaunch singleshot --offline --fw_id 3\n" in text
 
 
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [("SLURM", "slurm"), ("PBS", "pbs"), ("SGE", "sge"), ("LoadSharingFacility", "lsf")],
+)
+def test_the_file_gives_the_type(scripts, adapter, tmp_path, name, kind):
+    scripts(file=adapter(_fw_q_type=name))
+    assert load_config(tmp_path / "config.toml").queue.type == kind
+
+
 def test_a_runner_of_ours_does_not_run_where_cd_has_failed(scripts, adapter, tmp_path):
     made = scripts(file=adapter(_fw_q_type="SLURM"), runner="pwd")
     text = made.text(claim_of(tmp_path / "none"))
@@ -299,8 +308,10 @@ def test_a_template_of_the_user_beside_the_file(scripts, adapter, tmp_path):
 @pytest.mark.parametrize(
     ("keys", "queue", "title"),
     [
-        ({"_fw_q_type": "HTCondor"}, {}, "_fw_q_type is 'HTCondor'"),
-        ({"_fw_q_type": "MOAB"}, {}, "cannot talk to MOAB"),
+        ({"_fw_q_type": "HTCondor"}, {"type": "none"}, "_fw_q_type is 'HTCondor'"),
+        ({"_fw_q_type": "MOAB"}, {}, "cannot talk to _fw_q_type = 'MOAB'"),
+        ({"_fw_q_type": ["PBS"]}, {}, "cannot talk to"),
+        ({"_fw_q_type": ["PBS"]}, {"type": "none"}, "_fw_q_type is"),
         ({"_fw_q_type": "PBS"}, {"type": "slurm"}, "is for PBS"),
         ({"_fw_q_type": "PBS", "rocket_launch": "rlaunch rapidfire"}, {}, "rlaunch rapidfire"),
         ({"_fw_q_type": "PBS", "_fw_template_file": "none.txt"}, {}, "_fw_template_file"),
