@@ -33,7 +33,6 @@ from fwcore.lost import lost_action
 from fwcore.plan import Outcome
 from fwrunner.protocol import (
     OFFLINE_JSON,
-    PING_JSON,
     STAGED,
     NotYet,
     Report,
@@ -127,8 +126,6 @@ class Reconciler:
     def _look_again(self, view: View, wanted: set[int], result: Result) -> View:
         """Let the way back bring home what there is of some launches, and look anew at what is left."""
         places = self._places([job for job in view.jobs if job.launch_id in wanted])
-        for launch_id in places:
-            self._way_back.memory.signatures.pop(launch_id, None)
         self._way_back.recover(places, result)
         now = self._launchpad.jobs_of(wanted)
         jobs = [
@@ -167,7 +164,7 @@ class Reconciler:
         files = Files(
             signature=repr((signature(place), sorted(waiting))),
             there=there,
-            started=bool(waiting) or (Path(place) / PING_JSON).exists(),
+            started=bool(waiting),
             final=any(not name.endswith(_STARTED) for name in waiting),
         )
         if not there or not closely:

@@ -140,7 +140,7 @@ def test_documents_are_those_of_lpad_add(
         mongo_client.drop_database(ours)
 
 
-def test_a_fresh_launchpad_has_the_indexes_of_lpad_reset_and_three_more(
+def test_a_fresh_launchpad_has_the_indexes_of_lpad_reset_and_four_more(
     fireworks: FireWorks, mongod: Mongod, mongo_client: Client, db_name: str
 ) -> None:
     def indexes(name: str) -> dict[str, Any]:
@@ -159,6 +159,7 @@ def test_a_fresh_launchpad_has_the_indexes_of_lpad_reset_and_three_more(
         theirs_found, ours_found = indexes(db_name), indexes(ours)
         more = ours_found.pop("offline_runs")
         theirs_found.pop("offline_runs", None)
+        assert more.pop("fwagent.lost_1")["sparse"]
         assert more.keys() == {"_id_", "launch_id_1", "completed_1_deprecated_1"}
         assert ours_found["workflows"].pop("locked_1")["sparse"]
         assert ours_found == theirs_found

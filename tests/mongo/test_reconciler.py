@@ -1,6 +1,7 @@
 """Jobs that are lost, on a real database: a queue that says what the test wants, and a clock that does."""
 
 import json
+import shutil
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -13,6 +14,7 @@ from agent.reconciler import Reconciler
 from agent.recover import WayBack
 from agent.results import Result
 from fwcore.lost import MARK
+from fwrunner.launch import Launch
 from fwrunner.protocol import Report, outbox_name, write_report
 from tests.support.agent import TASKS, in_place
 from tests.support.launchpads import consistent
@@ -186,7 +188,8 @@ def test_a_launch_root_that_is_away_says_nothing(bench):
     away = bench.root.rename(bench.root.with_name("away"))
     bench.root.mkdir()
     (bench.root / ".fwagent").mkdir()
-    assert bench.turn(500).lost == []
+    for _ in range(3):
+        assert bench.turn(500).lost == []
     (bench.root / ".fwagent" / "reconcile.json").unlink()
     (bench.root / ".fwagent").rmdir()
     bench.root.rmdir()
@@ -255,6 +258,7 @@ def test_rerun_with_a_cap(bench):
     _claim, job_id, _runner = bench.run(fw_id)
     bench.queue.gone(job_id, "NODE_FAIL")
     assert only(bench.lose().lost)["state"] == "READY"
+    assert bench.lp.setbacks([fw_id])[fw_id].lost == 1
 
 
 def test_rerun_goes_on_from_the_checkpoint_where_the_firework_allows_it(bench):
@@ -290,6 +294,17 @@ def test_a_job_that_vanishes_goes_back_and_the_third_time_fizzles(bench):
     )
     consistent(bench.db)
     assert bench.db.offline_runs.count_documents({"completed": False, "deprecated": False}) == 0
+
+
+def test_a_start_that_only_the_outbox_knows_of_is_one(bench):
+    """The directory is gone, and the started report cannot be applied now."""
+    (fw_id,) = bench.add()
+    ((claim, job_id),) = bench.launch(fw_id)
+    Launch(claim.launch_dir).start()
+    shutil.rmtree(claim.launch_dir)
+    bench.way_back.recover = lambda *_args, **_options: None
+    bench.queue.gone(job_id, "CANCELLED")
+    assert only(bench.lose().lost)["state"] == "FIZZLED"
 
 
 def test_a_run_in_between_begins_the_count_anew(bench):
