@@ -53,6 +53,7 @@ class Choices:
     worker_file: Path | None
     worker: str
     root: str
+    #: The queue type; "" if ``queue_file`` tells it.
     queue: str
     queue_file: Path | None
 
@@ -138,9 +139,10 @@ def _lines(choices: Choices) -> Iterator[str]:
     yield "max_queued = 50   # jobs of ours in the queue at once"
     yield ""
     yield "[queue]"
-    yield f"type = {_text(choices.queue)}"
+    if choices.queue:
+        yield f"type = {_text(choices.queue)}"
     if choices.queue_file is not None:
-        yield f"file = {_text(choices.queue_file)}   # FireWorks' own; for submit scripts"
+        yield f"file = {_text(choices.queue_file)}   # FireWorks' own; the scheduler and its scripts"
     elif choices.queue not in ("local", "none"):
         yield '# options = { account = "...", walltime = "02:00:00", nodes = 1 }   # for submit scripts'
     if choices.queue != "local":

@@ -59,7 +59,7 @@ def init(
     asked = not yes and not dry_run and sys.stdin.isatty()
     worker_file = None if worker else found.worker
     host = socket.gethostname().partition(".")[0]
-    kind = queue or first.scheduler()
+    kind = queue or ("" if found.queue else first.scheduler())
     choices = first.Choices(
         launchpad=launchpad or (None if uri_file else found.launchpad),
         uri_file=uri_file.absolute() if uri_file else None,

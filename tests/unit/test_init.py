@@ -52,8 +52,7 @@ def has(home, *commands):
 
 
 def test_it_points_at_fireworks_files(home):
-    has(home, "sbatch")
-    (home / ".fireworks" / "my_qadapter.yaml").write_text("_fw_name: CommonAdapter\n")
+    (home / ".fireworks" / "my_qadapter.yaml").write_text("_fw_q_type: SLURM\n")
     assert "next: fwagent doctor" in run("--yes")
     config = load_config(config_of(home))
     assert config.fworker().name == "perlmutter"
