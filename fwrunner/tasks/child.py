@@ -5,9 +5,13 @@ import signal
 import subprocess
 import threading
 from contextlib import contextmanager
+from time import sleep
 from typing import Any, Dict, Iterator, List, Tuple
 
 from fwrunner.signals import STOP, ending
+
+#: Seconds in which a signal to the whole job has reached all its processes.
+_OUR_TURN = 0.5
 
 #: The child that a thread waits for now, by the thread's ident. Only background tasks have another thread.
 _waited_for: Dict[int, Any] = {}
@@ -28,6 +32,10 @@ def run_command(command: Dict[str, Any], data: Any, streams: Dict[str, Any]) -> 
             )
         _waited_for[thread] = started[0]
         texts = started[0].communicate(data)
+        if started[0].returncode < 0:
+            # A scheduler that ends a job signals all its processes, in any order: ours may be about to come, and
+            # it tells more than how the command died.
+            sleep(_OUR_TURN)
     except BaseException as error:
         for process in started:
             _end(process, getattr(error, "grace", 0.0))

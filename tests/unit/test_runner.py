@@ -4,6 +4,7 @@ import io
 import json
 import os
 import re
+import select
 import shlex
 import shutil
 import signal
@@ -816,6 +817,18 @@ class TestCommand:
         checkpoint = staged.report().checkpoint
         assert checkpoint is not None
         assert checkpoint["_all_stored_data"] == {"a": 1}
+
+    def test_a_command_that_the_scheduler_has_killed_first(self, stage):
+        """Slurm signals all processes of a job, in any order: what ended the job is the reason all the same."""
+        staged = stage({"_fw_name": "ScriptTask", "script": "echo $$; exec sleep 60"})
+        job = subprocess.Popen(command(staged.path), stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        assert job.stdout is not None
+        with open(os.pidfd_open(pid := int(job.stdout.readline()))) as script:  # noqa: PTH123
+            os.kill(pid, signal.SIGTERM)
+            assert select.select([script], [], [], 10)[0]  # it is gone
+        job.send_signal(signal.SIGTERM)
+        job.communicate(timeout=4)
+        assert staged.stored()["_message"].endswith(": ended by SIGTERM")
 
     @pytest.mark.parametrize(
         "code",
