@@ -391,6 +391,8 @@ class Draft:
             # Also where it is what it was: that a write has been made is told by it.
             update.setdefault("$set", {})["updated_on"] = new["updated_on"]
             changed.append(Write("fireworks", seen, update))
+        # An end before what it causes: what is cut in between is then known to have begun.
+        changed.sort(key=lambda write: write.update["$set"].get("state") not in FINAL)
         return born + changed
 
     def _workflow_writes(self) -> list[Write]:

@@ -192,7 +192,8 @@ class Journal(Connected):
     def _end_session(self) -> None:
         for token in sorted(self._held):
             self._erase(token)
-        if self._quiet_since and self._lease is None:
+        # What is not finished yet is found by the session that has begun it.
+        if self._quiet_since and self._lease is None and not self._open:
             self._db.fwagent_sessions.delete_one({"_id": self._session, "dead": {"$exists": False}})
 
     def _record(

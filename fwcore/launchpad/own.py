@@ -87,7 +87,8 @@ class Own(Session):
         with self._reaching():
             if own:
                 self._finish_own()
-                end.append({"$unset": "token"})
+                # What is not finished yet is found by the token.
+                end += [] if self._open else [{"$unset": "token"}]
             mine = {"_id": lease.worker, "owner": lease.owner, "epoch": lease.epoch}
             self._db.fwagent_leases.update_one(mine, end)
         if own:

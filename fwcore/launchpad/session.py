@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from functools import partial
 from typing import Any, Protocol, TypeVar
 
 import bson
@@ -12,8 +13,9 @@ from pymongo.errors import OperationFailure
 
 from fwcore.launchpad.journal import IsGone, Overtaken, encoded, session_of
 from fwcore.launchpad.reading import NOT_UNDERSTOOD, WHOLE, members_of, misread
-from fwcore.launchpad.replay import Replay
+from fwcore.launchpad.replay import Replay, Waits
 from fwcore.launchpad.writing import NOBODYS_FAULT, merged, reach
+from fwcore.plan import plan_refresh
 from fwcore.world import Missing, World, Write
 
 _OURS = re.compile("^fwagent:")
@@ -95,12 +97,16 @@ class Session(Replay):
             self._announce({})
         for token in sorted(self._open):
             try:
-                if self._tried(token):
+                finished = self._tried(token)
+                if finished:
                     self._erase(token)
             except BaseException:
                 self._open.add(token)
                 raise
-            self._untold.pop(token, None)
+            if finished or token in self._stuck:
+                self._untold.pop(token, None)
+            else:
+                self._open.add(token)  # somebody holds a workflow of it
 
     def _new_fw_ids(self, count: int) -> range:
         first = self._allocate("next_fw_id", count, self._in_force()) if count else 0
@@ -193,11 +199,14 @@ class Session(Replay):
             if (name := session_of(workflow["locked"])) in dead:
                 tokens[name].add(workflow["locked"])
         done = 0
-        for name in dead:
-            finished = [self._tried(token) for token in sorted(tokens[name])]
-            done += sum(finished)
-            if all(finished):
-                self._settled(name)
+        for _turn in range(2):  # what is in the way of one may be the lock of another
+            for name, left in tokens.items():
+                finished = {token for token in sorted(left) if self._tried(token)}
+                done += len(finished)
+                tokens[name] = left - finished
+                if left == finished:
+                    self._settled(name)
+            tokens = {name: left for name, left in tokens.items() if left}
         return done
 
     def _tried(self, token: str) -> bool:
@@ -216,13 +225,17 @@ class Session(Replay):
         """Make whole what a session that is over, or cut, has begun under a token.
 
         Returns False for a claim whose queue this session cannot see: its jobs may be there, so it is left
-        to one that can.
+        to one that can; and where somebody holds a workflow that was written halfway: it is finished later.
         """
         self._half_done.discard(token)
         intent = self._take_over(token)
-        if intent.get("writes"):
-            self._replay(intent["writes"], token)
+        try:
+            affected = self._replay(intent.get("writes", []), token)
+        except Waits:
+            return False
         self._unlock(token, {})
+        if affected and not self._again(partial(self._refresh_anew, affected)):
+            return False
         if intent.get("queue") and intent["claim"] and intent["queue"] != self.queue_name:
             return False
         claim = intent.get("claim") or self._untold.get(token)
@@ -230,6 +243,17 @@ class Session(Replay):
             return False
         if intent:
             self._erase(token)
+        return True
+
+    def _refresh_anew(self, fw_ids: set[int]) -> bool:
+        """Derive the states of Fireworks anew, and have their workflows know them; False if somebody holds one."""
+        wanted = sorted(fw_ids)
+        with self._locked(wanted) as (token, world):
+            if fw_ids & (world.refused.keys() - world.damaged.keys()):
+                return False
+            self._read(world, wanted, [])
+            plan = self._planned(world, partial(plan_refresh, world, wanted, self._clock()))
+            self._commit(plan, token)
         return True
 
     def _take_back(self, claim: list[tuple[int, int]], host: str) -> bool:
