@@ -208,7 +208,14 @@ def rebased(write: Write, firework: Document) -> Write:
         "state": firework["state"],
         "updated_on": firework.get("updated_on"),
     }
-    return Write("fireworks", seen, {**write.update, "$set": changes})
+    # What lies below a value that is replaced goes with it; the server takes no path and one that it leads to.
+    removals = {
+        path: ""
+        for path in write.update.get("$unset", {})
+        if not any(path.startswith(f"{given}.") for given in changes)
+    }
+    update = {"$set": changes, **({"$unset": removals} if removals else {})}
+    return Write("fireworks", seen, update)
 
 
 def _holds(write: Write, firework: Document) -> bool:

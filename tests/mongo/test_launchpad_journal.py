@@ -165,6 +165,34 @@ def test_a_path_that_somebody_has_made_a_value_is_ours_and_nothing_else_is_lost(
     assert left(db) == (0, 0)
 
 
+@pytest.mark.parametrize("dated", [True, False])
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ({"update_spec": {"d": {"new": 2}}}, {"new": 2}),
+        ({"mod_spec": [{"_set": {"d->x": 5}}, {"_unset": {"d->old": 1}}]}, {"x": 5}),
+        ({"mod_spec": [{"_unset": {"d->old": 1}}]}, 7),
+    ],
+    ids=["replaced", "set and removed", "removed"],
+)
+def test_what_is_removed_from_an_object_that_somebody_has_made_a_value(
+    slow, wire, lp, db, dated, given, expected
+) -> None:
+    ids = add(lp, {"a": "b"}, {"b": {"d": {"old": 1}, "e": 1}})
+    [claim] = stage(lp, ids["a"])
+
+    def meanwhile() -> None:
+        date = {"updated_on": "meanwhile"} if dated else {}
+        db.fireworks.update_one({"fw_id": ids["b"]}, {"$set": {"spec.d": 7, **date}})
+
+    wire.interrupt("update", "launches", meanwhile)
+    assert slow.apply([report(claim, **given)]).released == [ids["b"]]
+    child = db.fireworks.find_one({"fw_id": ids["b"]})
+    assert child["spec"] == {"_tasks": TASKS, "d": expected, "e": 1}
+    assert child["state"] == "READY"
+    assert db.fwagent_refused.count_documents({}) == 0
+
+
 def test_a_firework_that_loses_its_date_meanwhile_is_written(slow, wire, lp, db) -> None:
     ids = add(lp, {"a": "b"})
     [claim] = stage(lp, ids["a"])
@@ -634,17 +662,21 @@ def test_one_s_own_journal_waits_even_when_its_session_ends(slow, lp, db, monkey
 
 
 def test_what_was_picked_meanwhile_is_not_started_again(slow, lp, db, monkeypatch) -> None:
-    """A child was READY as soon as it was written, whatever its workflow knew."""
+    """As long as the detour had no place, a refresh made the child READY."""
     ids = add(lp, {"a": "b", "b": "c"}, {"b": {"log": []}})
-    told = reports(stage(lp, ids["a"]), additions=[ADDED], mod_spec=[{"_push": {"log": 1}}])
+    told = reports(stage(lp, ids["a"]), detours=[ADDED], mod_spec=[{"_push": {"log": 1}}])
     cut_before_its_workflows(slow, monkeypatch, lambda: slow.apply(told))
     db.workflows.update_one({}, {"$set": {"updated_on": datetime.now(timezone.utc)}})
+    db.fireworks.update_one({"fw_id": ids["b"]}, {"$set": {"state": "READY", "updated_on": "now"}})
     child = stage(lp, ids["b"])
     assert lp.resume(dead) == 1
     lp.apply(told)
     states = {doc["name"]: doc["state"] for doc in db.fireworks.find()}
     assert states == {"a": "COMPLETED", "b": "RESERVED", "c": "WAITING", "added": "READY"}
-    assert lp.apply(reports(child)).released == [ids["c"]]
+    # FireWorks' rule, too: it is COMPLETED, and c READY, when the detour is.
+    assert lp.apply(reports(child)).released == []
+    detour = db.fireworks.find_one({"name": "added"})["fw_id"]
+    assert lp.apply(reports(stage(lp, detour))).released == [ids["c"]]
     assert db.fireworks.find_one({"fw_id": ids["b"]})["spec"]["log"] == [1]
     consistent(db)
 
