@@ -158,9 +158,10 @@ class Draft:
             return "READY"
         fizzled = [parent for parent in flow.parents(fw_id) if flow.state(parent) == "FIZZLED"]
         if fizzled and "_fizzled_parents" not in spec:
-            full = fw_id in self.world.full
-            objects = [self._brief(parent) if full else self._whole(parent) for parent in fizzled]
-            self.change_firework(fw_id, spec={**spec, "_fizzled_parents": objects})
+            told = {**spec, "_fizzled_parents": [self._whole(parent) for parent in fizzled]}
+            if not self.has_room(fw_id, told):
+                told["_fizzled_parents"] = [self._brief(parent) for parent in fizzled]
+            self.change_firework(fw_id, spec=told)
         launch = self._representative(fw_id)
         return launch["state"] if launch else "READY"
 
@@ -233,8 +234,6 @@ class Draft:
         flow = self.flow(fw_id)
         targets = flow.descendants(fw_id) if action["propagate"] else flow.children(fw_id)
         self._require(targets)
-        if full := self.world.full & set(targets):
-            raise InvalidAction(f"the spec of Firework {min(full)} would outgrow MongoDB's 16 MiB")
         given, known = self._given.get(fw_id, ({}, {}))
         if given is not action:
             known = {}
@@ -249,7 +248,14 @@ class Draft:
         before = self.firework(target)["spec"]
         if known is not None and known[0] is before:
             return known
-        return before, _modified(before, action, f"Firework {target}")
+        after = _modified(before, action, f"Firework {target}")
+        if not self.has_room(target, after):
+            raise InvalidAction(f"the spec of Firework {target} would outgrow MongoDB's 16 MiB")
+        return before, after
+
+    def has_room(self, fw_id: int, spec: Document) -> bool:
+        """Tell whether a Firework can have a spec."""
+        return fw_id not in self.world.full or self.world.fits(fw_id, spec)
 
     def _apply_action(self, fw_id: int) -> list[int]:
         """Apply the action of a Firework that has just become COMPLETED; return the Fireworks it adds."""

@@ -18,6 +18,8 @@ from fwcore.launchpad.writing import NOBODYS_FAULT, merged, reach
 from fwcore.plan import plan_refresh
 from fwcore.world import Missing, World, Write
 
+Document = dict[str, Any]
+
 _OURS = re.compile("^fwagent:")
 #: Bytes of the largest document, less some for what else changes in it.
 _FULL = 16 * 1024 * 1024 - 64 * 1024
@@ -114,6 +116,7 @@ class Session(Replay):
 
     def _planned(self, world: World, make: Callable[[], _Plan]) -> _Plan:
         """Return a plan, reading on as long as it asks for more."""
+        world.fits = partial(_fits, world, {})
         while True:
             try:
                 plan = make()
@@ -284,6 +287,22 @@ def _outgrown(world: World, plan: Planned) -> set[int]:
             if world.sizes[fw_id] - _freed(world.fireworks[fw_id], gone) > room
         )
     return found
+
+
+def _fits(world: World, known: dict[int, tuple[Any, int]], fw_id: int, spec: Document) -> bool:
+    """Tell whether a Firework with another spec fits into a document; ``known`` are values that were measured."""
+    before = _spec_size(world.fireworks[fw_id]["spec"], known)
+    return world.sizes[fw_id] - before + _spec_size(spec, known) <= _FULL
+
+
+def _spec_size(spec: Document, known: dict[int, tuple[Any, int]]) -> int:
+    size = 0
+    for key, value in spec.items():
+        if id(value) not in known:
+            # The value is kept, too, so that no other one gets its id.
+            known[id(value)] = value, len(bson.encode({"": value}))
+        size += known[id(value)][1] + len(key.encode())
+    return size
 
 
 def _freed(document: Mapping[str, Any], paths: Sequence[str]) -> int:

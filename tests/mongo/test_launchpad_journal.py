@@ -88,6 +88,23 @@ def test_a_child_that_would_outgrow_a_document_fizzles_its_parent(lp, db) -> Non
     assert left(db) == (0, 0)
 
 
+def test_only_what_does_not_fit_is_refused_in_the_order_of_the_reports(lp, db) -> None:
+    ids = add(lp, dict.fromkeys("abcde", "f"), {"f": {"large": "x" * 6 * MIB}})
+    claims = stage(lp, *(ids[name] for name in "abcde"))
+    given = [3 * MIB, 17 * MIB, 4 * MIB, 4 * MIB, 1]
+    told = [
+        report(claim, mod_spec=[{"_push": {"log": name * size}}])
+        for claim, name, size in zip(claims, "abcde", given, strict=True)
+    ]
+    result = lp.apply(told)
+    assert [outcome.state for outcome in result.applied] == [
+        *("COMPLETED", "FIZZLED", "COMPLETED", "FIZZLED", "COMPLETED")
+    ]
+    log = db.fireworks.find_one({"fw_id": ids["f"]})["spec"]["log"]
+    assert [(value[0], len(value)) for value in log] == [("a", 3 * MIB), ("c", 4 * MIB), ("e", 1)]
+    assert db.fwagent_refused.count_documents({}) == 0
+
+
 @pytest.mark.parametrize(
     ("given", "kept"),
     [
