@@ -197,6 +197,8 @@ class Draft:
         flow = self.flow(fw_id)
         if fw_id in self.world.bursting:
             raise InvalidAction("a Firework that it adds would outgrow MongoDB's 16 MiB")
+        if fw_id in self.world.cramped:
+            raise InvalidAction("its workflow, with what it adds, would outgrow MongoDB's 16 MiB")
         growths = growths_of(action, fw_id)
         for parent in dict.fromkeys(parent for growth in growths for parent in growth.parents):
             if self._flow_of.get(parent) is not flow:

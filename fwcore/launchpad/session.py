@@ -71,7 +71,11 @@ class Session(Replay):
             freed = self._freed.pop(token, 0)
             if token in self._half_done:
                 pass  # it is finished later
-            elif freed and freed == len(world.workflows) and not world.damaged:
+            elif (
+                freed == len(world.workflows) > 0
+                and not world.damaged
+                and (token, None) not in self._aside
+            ):
                 self._open.discard(token)
             else:
                 self._unlock(token, members)
@@ -128,10 +132,12 @@ class Session(Replay):
                 continue
             plan.writes = merged(plan.writes)
             full, bursting = _outgrown(world, plan), _bursting(plan)
-            if full <= world.full and bursting <= world.bursting:
+            cramped = _cramped(world, plan)
+            if full <= world.full and bursting <= world.bursting and not cramped:
                 return plan
             world.full |= full
             world.bursting |= bursting
+            world.cramped |= cramped
 
     def _commit(self, plan: Planned, token: str) -> None:
         """Carry out a plan under the locks of ``token``; the write of a workflow releases its lock."""
@@ -335,6 +341,43 @@ def _bursting(plan: Planned) -> set[int]:
         for write in plan.writes
         if write.collection == "fireworks" and write.upsert and len(encoded(write)) > _FULL
     }
+
+
+def _cramped(world: World, plan: Planned) -> set[int]:
+    """Return the Fireworks that add more than the document of their workflow has room for, in their order."""
+    documents = {workflow["_id"]: workflow for workflow in world.workflows}
+    found: set[int] = set()
+    for write in plan.writes:
+        changes = write.update.get("$set", {})
+        if write.collection != "workflows" or "nodes" not in changes:
+            continue
+        before = documents[write.filter["_id"]]
+        after = _updated(before, changes)
+        size = len(bson.encode(after))
+        if size <= _FULL:
+            continue
+        # What each adds is told by its links well enough.
+        added: dict[int, int] = {}
+        for fw_id in set(after["nodes"]) - set(before["nodes"]):
+            parent = plan.grown[fw_id]
+            added[parent] = added.get(parent, 0) + 4 + len(after["links"].get(str(fw_id), []))
+        least = len(bson.encode(before))
+        each = (size - least) / sum(added.values())
+        for parent in [parent for parent in dict.fromkeys(plan.grown.values()) if parent in added]:
+            if least + each * added[parent] > _FULL:
+                found.add(parent)
+            else:
+                least += round(each * added[parent])
+    return found
+
+
+def _updated(document: Document, changes: Mapping[str, Any]) -> Document:
+    """Return a document with values set at paths of one or two keys."""
+    updated = dict(document)
+    for path, value in changes.items():
+        key, _, inner = path.partition(".")
+        updated[key] = {**updated[key], inner: value} if inner else value
+    return updated
 
 
 def holder_of(locked: Any) -> str:

@@ -153,6 +153,40 @@ def test_a_child_that_is_all_but_full_is_released_by_a_failed_parent(lp, db) -> 
     assert db.fireworks.find_one({"fw_id": ids["b"]})["state"] == "READY"
 
 
+def test_a_workflow_that_would_outgrow_a_document_fizzles_who_adds_too_much(lp, db) -> None:
+    tasks = {"spec": {"_tasks": TASKS}}
+    fireworks = [{"fw_id": number, "name": f"{number}", **tasks} for number in range(4)]
+    # Less than what is left free for what else changes, and some hundred Fireworks.
+    large = {"large": "x" * (16 * MIB - 64 * 1024 - 20_000)}
+    lp.add({"fws": fireworks, "links": {0: [3], 1: [3], 2: [3]}, "metadata": large})
+    few, many = ([{"fw_id": -n, **tasks} for n in range(1, size)] for size in (11, 1001))
+    claims = stage(lp, 1, 2, 3)
+    told = [
+        report(claim, additions=new) for claim, new in zip(claims, (few, many, few), strict=True)
+    ]
+    result = lp.apply(told)
+    assert [outcome.state for outcome in result.applied] == ["COMPLETED", "FIZZLED", "COMPLETED"]
+    data = db.launches.find_one({"launch_id": claims[1].launch_id})["action"]["stored_data"]
+    assert "its workflow, with what it adds, would outgrow MongoDB's 16 MiB" in data["_message"]
+    assert len(data["_action"]["additions"]) == 1000
+    assert db.fwagent_refused.count_documents({}) == 0
+    assert db.fireworks.count_documents({}) == 4 + 20
+    assert left(db) == (0, 0)
+    consistent(db)
+
+
+def test_a_workflow_that_the_server_refuses_is_not_left_locked(lp, db) -> None:
+    ids = add(lp, {"a": "b"})
+    told = reports(stage(lp, ids["a"]))
+    db.command("collMod", "workflows", validator={"state": {"$ne": "RUNNING"}})
+    try:
+        lp.apply(told)
+        assert left(db) == (0, 0)
+    finally:
+        db.command("collMod", "workflows", validator={})
+    assert [doc["_id"].split("/")[1] for doc in db.fwagent_refused.find()] == ["workflows"]
+
+
 @pytest.mark.parametrize("dated", [True, False])
 def test_a_path_that_somebody_has_made_a_value_is_ours_and_nothing_else_is_lost(
     slow, wire, lp, db, dated
