@@ -159,9 +159,10 @@ class Draft:
             return "READY"
         fizzled = [parent for parent in flow.parents(fw_id) if flow.state(parent) == "FIZZLED"]
         if fizzled and "_fizzled_parents" not in spec:
-            full = fw_id in self.world.full
-            objects = [self._brief(parent) if full else self._whole(parent) for parent in fizzled]
-            self.change_firework(fw_id, spec={**spec, "_fizzled_parents": objects})
+            told = {**spec, "_fizzled_parents": [self._whole(parent) for parent in fizzled]}
+            if not self.has_room(fw_id, told):
+                told["_fizzled_parents"] = [self._brief(parent) for parent in fizzled]
+            self.change_firework(fw_id, spec=told)
         launch = self._representative(fw_id)
         return launch["state"] if launch else "READY"
 
@@ -197,6 +198,8 @@ class Draft:
         flow = self.flow(fw_id)
         if fw_id in self.world.bursting:
             raise InvalidAction("a Firework that it adds would outgrow MongoDB's 16 MiB")
+        if fw_id in self.world.cramped:
+            raise InvalidAction("its workflow, with what it adds, would outgrow MongoDB's 16 MiB")
         growths = growths_of(action, fw_id)
         for parent in dict.fromkeys(parent for growth in growths for parent in growth.parents):
             if self._flow_of.get(parent) is not flow:
@@ -234,8 +237,6 @@ class Draft:
         flow = self.flow(fw_id)
         targets = flow.descendants(fw_id) if action["propagate"] else flow.children(fw_id)
         self._require(targets)
-        if full := self.world.full & set(targets):
-            raise InvalidAction(f"the spec of Firework {min(full)} would outgrow MongoDB's 16 MiB")
         given, known = self._given.get(fw_id, ({}, {}))
         if given is not action:
             known = {}
@@ -250,7 +251,14 @@ class Draft:
         before = self.firework(target)["spec"]
         if known is not None and known[0] is before:
             return known
-        return before, _modified(before, action, f"Firework {target}")
+        after = _modified(before, action, f"Firework {target}")
+        if not self.has_room(target, after):
+            raise InvalidAction(f"the spec of Firework {target} would outgrow MongoDB's 16 MiB")
+        return before, after
+
+    def has_room(self, fw_id: int, spec: Document) -> bool:
+        """Tell whether a Firework can have a spec."""
+        return fw_id not in self.world.full or self.world.fits(fw_id, spec)
 
     def _apply_action(self, fw_id: int) -> list[int]:
         """Apply the action of a Firework that has just become COMPLETED; return the Fireworks it adds."""
@@ -392,6 +400,8 @@ class Draft:
             # Also where it is what it was: that a write has been made is told by it.
             update.setdefault("$set", {})["updated_on"] = new["updated_on"]
             changed.append(Write("fireworks", seen, update))
+        # An end before what it causes: what is cut in between is then known to have begun.
+        changed.sort(key=lambda write: write.update["$set"].get("state") not in FINAL)
         return born + changed
 
     def _workflow_writes(self) -> list[Write]:

@@ -155,6 +155,26 @@ def plan_claim(world: World, fw_ids: Iterable[int], now: datetime) -> Plan:
     return Plan(writes=draft.writes())
 
 
+def plan_refresh(world: World, fw_ids: Iterable[int], now: datetime) -> Plan:
+    """Return the writes that bring workflows in line with Fireworks of theirs.
+
+    The state of one that has no launch follows from its parents; what has begun stays as it is, so that no action
+    is applied again. One that cannot be looked at is left out.
+    """
+    plan = Plan()
+    draft = Draft(world, now)
+    for fw_id in fw_ids:
+        try:
+            firework = draft.firework(fw_id)
+            if firework["launches"]:
+                draft.mirror_state(fw_id, firework["state"])
+            else:
+                draft.refresh(fw_id)
+        except (Ignore, Defer) as why:
+            plan.deferred.append(Outcome(0, fw_id, reason=str(why)))
+    return _completed(plan, draft)
+
+
 def plan_share(world: World, duplicates: Mapping[int, Iterable[int]], now: datetime) -> Plan:
     """Return the writes that give READY Fireworks the launches of those that they duplicate.
 

@@ -270,12 +270,12 @@ class _Batch:
             raise Ignore(
                 f"launch {launch_id} of {whose} left no checkpoint: rerun it from its start"
             )
-        if fw_id in self.draft.world.full:
-            raise Ignore(f"the spec of {whose} with the checkpoint would outgrow MongoDB's 16 MiB")
         origin = {"_prev_dir": launch["launch_dir"], "_launch_id": launch_id}
         found: Document = {"_recovery": {**checkpoint, **origin, "_mode": recovery.mode}}
         if recovery.mode == "prev_dir":
             found["_launch_dir"] = launch["launch_dir"]
+        if not self.draft.has_room(fw_id, {**self.draft.firework(fw_id)["spec"], **found}):
+            raise Ignore(f"the spec of {whose} with the checkpoint would outgrow MongoDB's 16 MiB")
         return found
 
     def _rewind(self, fw_id: int, additions: Document) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -43,8 +44,11 @@ class World:
     workflow is not locked by us, or is damaged, the reason, ``damaged`` the same of the latter only; ``gone``
     is what was looked for and does not exist; ``new_ids`` are ids that nobody else will use, for Fireworks
     that actions add; ``full`` are Fireworks
-    whose spec cannot grow by what the batch would add to it; ``bursting`` are those whose actions add a
-    Firework that fits into no document; ``unread`` tells for a launch whose action is in GridFS and cannot be
+    that have no room for all that the batch would add to their spec: whether (Firework, spec) fits into a document
+    is then asked of ``fits``, change by change; ``bursting``
+    are those whose actions add a Firework that fits into no document, ``cramped`` those that add more than their
+    workflow's has room for;
+    ``unread`` tells for a launch whose action is in GridFS and cannot be
     read from there the reason: its ``action`` is then the reference, ``{"gridfs_id": ...}``; ``owners`` tells
     of launches all the Fireworks that list them, also those whose workflow is not locked; ``sizes`` are bytes
     of Fireworks as they are stored.
@@ -62,8 +66,12 @@ class World:
     full: set[int] = field(default_factory=set)
     owners: dict[int, list[int]] = field(default_factory=dict)
     bursting: set[int] = field(default_factory=set)
+    cramped: set[int] = field(default_factory=set)
     sizes: dict[int, int] = field(default_factory=dict)
     unread: dict[int, str] = field(default_factory=dict)
+    fits: Callable[[int, Document], bool] = field(
+        default=lambda _fw_id, _spec: False, compare=False
+    )
 
 
 @dataclass(frozen=True)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import secrets
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from datetime import datetime
 from functools import partial
@@ -39,6 +40,8 @@ _EXACT = frozenset(
         "{{fireworks.user_objects.dupefinders.dupefinder_exact.DupeFinderExact}}",
     }
 )
+#: Bytes of specs that one question may hold. The server takes 16 MiB, and so a single spec of whatever size.
+_QUESTION = 8 * 1024 * 1024
 
 
 class Claims(Isolating):
@@ -132,14 +135,23 @@ class Claims(Isolating):
         asked = [fw_id for fw_id, finder in finders.items() if _is_exact(finder)]
         if not asked:
             return list(found), set()
-        specs = self._specs(asked)
+        kinds: dict[int, bytes] = {}
         originals: dict[bytes, list[int]] = {}
-        alike = {"launches": {"$nin": [[], None]}, "spec": {"$in": list(specs.values())}}
-        for other in self._db.fireworks.find(alike, {"fw_id": 1, "spec": 1}, batch_size=WHOLE):
-            originals.setdefault(bson.encode(other["spec"]), []).append(other["fw_id"])
+        unclear: set[int] = set()
+
+        def look_up(part: list[int]) -> None:
+            for some in self._specs_in_turn(part):
+                originals.update(self._with_launches_and(some.values()))
+                kinds.update((fw_id, _kind(spec)) for fw_id, spec in some.items())
+
+        def leave_out(fw_id: int, reason: str) -> None:
+            self._pass_over({"fw_id": fw_id}, reason)
+            unclear.add(fw_id)
+
+        self._in_parts(asked, look_up, leave_out)
         duplicates, later, first = {}, set(), set()
-        for fw_id, spec in specs.items():
-            kind = bson.encode(spec)
+        for fw_id in (fw_id for fw_id in asked if fw_id in kinds):
+            kind = kinds[fw_id]
             if kind in originals:
                 duplicates[fw_id] = originals[kind]
             elif kind in first:
@@ -151,13 +163,31 @@ class Claims(Isolating):
                 lambda part: self._share({fw_id: duplicates[fw_id] for fw_id in part}),
                 lambda fw_id, reason: self._pass_over({"fw_id": fw_id}, reason),
             )
-        out = later | duplicates.keys()
+        out = later | duplicates.keys() | unclear
         return [seen for seen in found if seen["fw_id"] not in out], later
 
-    def _specs(self, fw_ids: Iterable[int]) -> dict[int, Document]:
-        """Return whole specs, in this order."""
-        fireworks = self._by_id("fireworks", "fw_id", fw_ids)
-        return {fw_id: fireworks[fw_id]["spec"] for fw_id in fw_ids if fw_id in fireworks}
+    def _specs_in_turn(self, fw_ids: Sequence[int]) -> Iterator[dict[int, Document]]:
+        """Yield whole specs by the fw_id, as many at a time as one question can hold."""
+        query = {"fw_id": {"$in": list(fw_ids)}}
+        some: dict[int, Document] = {}
+        size = 0
+        for firework in self._db.fireworks.find(query, {"fw_id": 1, "spec": 1}, batch_size=WHOLE):
+            own = len(bson.encode(firework["spec"]))
+            if some and size + own > _QUESTION:
+                yield some
+                some, size = {}, 0
+            some[firework["fw_id"]] = firework["spec"]
+            size += own
+        if some:
+            yield some
+
+    def _with_launches_and(self, specs: Iterable[Document]) -> dict[bytes, list[int]]:
+        """Return the Fireworks that have launches and one of these specs, by the kind of the spec."""
+        alike = {"launches": {"$nin": [[], None]}, "spec": {"$in": list(specs)}}
+        found: dict[bytes, list[int]] = {}
+        for other in self._db.fireworks.find(alike, {"fw_id": 1, "spec": 1}):
+            found.setdefault(_kind(other["spec"]), []).append(other["fw_id"])
+        return found
 
     def _share(self, duplicates: Mapping[int, Sequence[int]]) -> None:
         concerned = [*duplicates, *(other for others in duplicates.values() for other in others)]
@@ -416,6 +446,11 @@ class Claims(Isolating):
             plan = self._planned(world, make)
             self._commit(plan, token)
             return plan
+
+
+def _kind(spec: Document) -> bytes:
+    """Return what tells equal specs, in a few bytes."""
+    return hashlib.sha256(bson.encode(spec)).digest()
 
 
 def _is_exact(finder: Any) -> bool:

@@ -195,8 +195,8 @@ class Journal(Connected):
     def _end_session(self) -> None:
         for token in sorted(self._held):
             self._erase(token)
-        # One with a claim that is left over is found dead once it has run out.
-        if self._quiet_since and self._lease is None and not self._later:
+        # What is not finished yet is found by the session that has begun it, once that has run out.
+        if self._quiet_since and self._lease is None and not self._open | self._later:
             self._db.fwagent_sessions.delete_one({"_id": self._session, "dead": {"$exists": False}})
 
     def _record(

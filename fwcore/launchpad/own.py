@@ -87,8 +87,8 @@ class Own(Session):
         with self._reaching():
             if own:
                 self._finish_own()
-                if not self._later:
-                    end.append({"$unset": "token"})
+                # What is not finished yet is found by the token.
+                end += [] if self._open | self._later else [{"$unset": "token"}]
             mine = {"_id": lease.worker, "owner": lease.owner, "epoch": lease.epoch}
             self._db.fwagent_leases.update_one(mine, end)
         if own:

@@ -6,67 +6,152 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from pymongo import UpdateOne
-
-from fwcore.launchpad.writing import Writing, reach
+from fwcore.diff import same
+from fwcore.launchpad.reading import WHOLE
+from fwcore.launchpad.writing import Writing, reach, rebased, singles
 from fwcore.world import Write
 
 Document = dict[str, Any]
 #: The Fireworks in each workflow, by the workflow's ``_id``.
 Members = dict[Any, set[int]]
 
+#: Tries to write Fireworks that others keep changing without a lock.
+_ATTEMPTS = 3
+
+
+class Waits(Exception):
+    """Somebody else holds a workflow in which a journal has begun; the rest of it has to wait."""
+
 
 class Replay(Writing):
     """Carries out journals."""
 
-    def _replay(self, writes: Sequence[Write], token: str) -> None:
-        """Make the writes of a journal, in workflows that are as they were left.
+    def _replay(self, writes: Sequence[Write], token: str) -> set[int]:
+        """Make what is left to be made of the writes of a journal.
 
-        A person may have released the locks meanwhile (`lpad admin unlock`): they are taken again as long as
-        nobody has refreshed the workflow. Where somebody has, the journal comes too late: whoever applies the
-        report again finishes what it has begun, and the Fireworks that it has added without a place are removed.
+        Workflows may be as they were left: locked, or unlocked by a person (`lpad admin unlock`) and not refreshed
+        since. These are written as planned. Where somebody has gone on meanwhile, the journal comes late. If
+        Fireworks there are as it has written them, the rest follows: nobody applies an action a second time whose
+        Firework is COMPLETED. If none is, whoever applies the report again does everything, and the Fireworks
+        that it has added without a place are removed.
+
+        Returns the Fireworks whose states are to be derived anew, because of what somebody has done meanwhile.
+        Raises Waits, with nothing written, if somebody else holds a workflow in which the journal has begun.
         """
         flows = {write.filter["_id"]: write for write in writes if write.collection == "workflows"}
+        affected: set[int] = set()
         if flows:
-            writes = self._still_valid(writes, flows, token)
+            writes, affected = self._still_valid(writes, flows, token)
         for _done in self._carry_out(writes, token):
             pass  # what does not find its document any more has been made, or is somebody else's
         self._drop_superseded(writes)
+        return affected
 
     def _still_valid(
         self, writes: Sequence[Write], flows: Mapping[Any, Write], token: str
-    ) -> list[Write]:
-        self._lock_again(flows.values(), token)
-        standing, finished = self._standing(flows, token)
+    ) -> tuple[list[Write], set[int]]:
+        """Go on where the journal comes late; return what is to be written as planned, and what was affected."""
         owners = self._owners_by_launch(writes)
+        standing, finished, late = self._sorted(flows, token)
         for fw_id in self._overtaken(writes, owners):
-            standing = {key: nodes for key, nodes in standing.items() if fw_id not in nodes}
+            for key in [key for key, nodes in standing.items() if fw_id in nodes]:
+                late[key] = standing.pop(key)
+        begun = self._begun(writes, late)
+        self._lock_all(begun, token)
         ours = _all(standing)
-        known = ours | _all(finished)
+        known = ours | _all(finished) | _all(begun)
         self._remove_orphans(writes, known)
+        affected = self._go_on(writes, flows, begun, token)
         valid = [_restricted(write, standing, ours, known, owners) for write in writes]
-        return [write for write in valid if write is not None]
+        return [write for write in valid if write is not None], affected
 
-    def _lock_again(self, flows: Iterable[Write], token: str) -> None:
-        locking = [
-            UpdateOne({**write.filter, "locked": {"$exists": False}}, {"$set": {"locked": token}})
-            for write in flows
-        ]
-        self._db.workflows.bulk_write(locking, ordered=False)
-
-    def _standing(self, flows: Mapping[Any, Write], token: str) -> tuple[Members, Members]:
-        """Return the workflows that are still to be written, and those that have been."""
+    def _sorted(self, flows: Mapping[Any, Write], token: str) -> tuple[Members, Members, Members]:
+        """Return the workflows that are as they were left, those that have been written, and all others."""
         standing: Members = {}
         finished: Members = {}
+        late: Members = {}
         wanted = {"nodes": 1, "locked": 1, "updated_on": 1}
         for workflow in self._db.workflows.find({"_id": {"$in": list(flows)}}, wanted):
-            changes = flows[workflow["_id"]].update.get("$set", {})
-            nodes = {*workflow["nodes"], *changes.get("nodes", [])}
-            if workflow.get("locked") == token:
-                standing[workflow["_id"]] = nodes
-            elif workflow.get("updated_on") == changes.get("updated_on"):
-                finished[workflow["_id"]] = nodes
-        return standing, finished
+            write = flows[workflow["_id"]]
+            changes = write.update.get("$set", {})
+            locked, date = workflow.get("locked"), workflow.get("updated_on")
+            unchanged = date == write.filter["updated_on"]
+            # A defuse leaves the date alone: that it is written is told by the lock alone.
+            dated = "updated_on" in changes
+            if unchanged and (locked == token or (dated and self._locked_again(write, token))):
+                place = standing
+            else:
+                place = finished if dated and date == changes["updated_on"] else late
+            place[workflow["_id"]] = {*workflow["nodes"], *changes.get("nodes", [])}
+        return standing, finished, late
+
+    def _locked_again(self, flow: Write, token: str) -> bool:
+        free = {**flow.filter, "locked": {"$exists": False}}
+        return bool(self._db.workflows.update_one(free, {"$set": {"locked": token}}).matched_count)
+
+    def _begun(self, writes: Sequence[Write], late: Members) -> Members:
+        """Return the workflows with a Firework that is as the journal has written it."""
+        dates = {
+            fw_id: write.update["$set"]["updated_on"]
+            for write in writes
+            if write.collection == "fireworks" and not write.upsert
+            for fw_id in reach(write)
+        }
+        wanted = [fw_id for fw_id in dates if fw_id in _all(late)]
+        query = {"fw_id": {"$in": wanted}}
+        found = self._db.fireworks.find(query, {"fw_id": 1, "updated_on": 1}, batch_size=WHOLE)
+        written = {doc["fw_id"] for doc in found if doc.get("updated_on") == dates[doc["fw_id"]]}
+        return {key: nodes for key, nodes in late.items() if written & nodes}
+
+    def _lock_all(self, begun: Members, token: str) -> None:
+        for key in begun:
+            free = {"_id": key, "$or": [{"locked": {"$exists": False}}, {"locked": token}]}
+            taken = self._db.workflows.update_one(free, {"$set": {"locked": token}})
+            if not taken.matched_count:
+                raise Waits
+
+    def _go_on(
+        self, writes: Sequence[Write], flows: Mapping[Any, Write], begun: Members, token: str
+    ) -> set[int]:
+        """Make what is left in workflows that somebody has changed; return the Fireworks that it affects."""
+        ours = _all(begun)
+        parts = [_of_fireworks(write, ours) for write in writes if write.collection == "fireworks"]
+        left = [write for write in parts if write is not None]
+        if left:
+            self._write("fireworks", left, token)
+            self._write_late([single for write in left for single in singles(write)], token)
+        born = {w.filter["fw_id"]: w.update["$setOnInsert"]["state"] for w in left if w.upsert}
+        written = {fw_id for write in left for fw_id in reach(write)}
+        affected: set[int] = set()
+        for key in begun:
+            mine = {"_id": key, "locked": token}
+            workflow = self._db.workflows.find_one(mine)
+            if workflow is None:
+                raise Waits
+            workflow = self._whole_workflow(workflow, token)
+            own = {fw_id: state for fw_id, state in born.items() if fw_id in begun[key]}
+            workflow |= (added := _joined(workflow, flows[key].update.get("$set", {}), own))
+            if added:
+                self._write("workflows", [Write("workflows", mine, {"$set": added})], token)
+            here = written & set(workflow["nodes"])
+            affected |= here.union(*(workflow["links"].get(str(fw_id), []) for fw_id in here))
+        return affected
+
+    def _write_late(self, writes: Iterable[Write], token: str) -> None:
+        """Make the writes of Fireworks that somebody has changed before they were made.
+
+        Who was written and has gone on since stays as it is.
+        """
+        wanted = {write.filter["fw_id"]: write for write in writes if not write.upsert}
+        for _attempt in range(_ATTEMPTS):
+            found = self._by_id("fireworks", "fw_id", wanted)
+            late = [
+                rebased(wanted[fw_id], firework)
+                for fw_id, firework in found.items()
+                if not _made(wanted[fw_id], firework)
+            ]
+            if not late or self._write("fireworks", late, token) == len(late):
+                return
 
     def _owners_by_launch(self, writes: Iterable[Write]) -> dict[int, set[int]]:
         """Return the Fireworks of launches that are written, also those that have archived them."""
@@ -102,6 +187,78 @@ def _all(members: Members) -> set[int]:
     return {fw_id for nodes in members.values() for fw_id in nodes}
 
 
+def _joined(workflow: Document, changes: Document, born: Mapping[int, str]) -> Document:
+    """Return what changes in a workflow that gets new Fireworks, {fw_id: state}, late: all their links and no others.
+
+    ``changes`` are those that were planned; every link that a plan adds leads to a new Firework, or from one.
+    """
+    nodes = sorted({*workflow["nodes"], *born})
+    if nodes == sorted(workflow["nodes"]):
+        return {}
+    links = {str(fw_id): [] for fw_id in born} | workflow["links"]
+    parents = dict(workflow["parent_links"])
+    for parent, children in _lists(changes, "links").items():
+        for child in children:
+            if not {int(parent), child} & born.keys() or not {int(parent), child} <= set(nodes):
+                continue
+            links[parent] = _with(links.get(parent, []), child)
+            parents[str(child)] = _with(parents.get(str(child), []), int(parent))
+    states = {str(fw_id): state for fw_id, state in born.items()} | workflow["fw_states"]
+    return {"nodes": nodes, "links": links, "parent_links": parents, "fw_states": states}
+
+
+def _made(write: Write, firework: Document) -> bool:
+    """Tell whether a write of a Firework has been made, whatever else has become of the Firework since.
+
+    Its state is not asked about: it follows from those of others.
+    """
+    changes = write.update["$set"]
+    if firework.get("updated_on") == changes["updated_on"]:
+        return True
+    if not set(changes.get("archived_launches", ())) <= set(firework["archived_launches"]):
+        return False
+    given = {path: value for path, value in changes.items() if path.startswith("spec")}
+    return all(_has(_at(firework, path), value) for path, value in given.items()) and not any(
+        _at(firework, path) is not _ABSENT for path in write.update.get("$unset", {})
+    )
+
+
+_ABSENT = object()
+
+
+def _at(firework: Document, path: str) -> Any:
+    place: Any = firework
+    for name in path.split("."):
+        place = place.get(name, _ABSENT) if isinstance(place, Mapping) else _ABSENT
+    return place
+
+
+def _has(found: Any, value: Any) -> bool:
+    """Tell whether a value is there; a list may have got more since."""
+    if isinstance(found, list) and isinstance(value, list):
+        found = found[: len(value)]
+    return same(found, value)
+
+
+def _lists(changes: Document, key: str) -> dict[str, list[int]]:
+    """Return the lists that are set in an object of lists, one by one or as a whole."""
+    start = f"{key}."
+    single = {path.removeprefix(start): v for path, v in changes.items() if path.startswith(start)}
+    return {**changes.get(key, {}), **single}
+
+
+def _with(items: list[int], item: int) -> list[int]:
+    return items if item in items else [*items, item]
+
+
+def _of_fireworks(write: Write, fw_ids: set[int]) -> Write | None:
+    """Return what a write of Fireworks is to some of them, None if nothing."""
+    found = [fw_id for fw_id in reach(write) if fw_id in fw_ids]
+    if not write.many:
+        return write if found else None
+    return replace(write, filter={**write.filter, "fw_id": {"$in": found}}) if found else None
+
+
 def _restricted(
     write: Write,
     standing: Members,
@@ -116,10 +273,4 @@ def _restricted(
         return write if owners[write.filter["launch_id"]] & ours else None
     if write.collection == "offline_runs":
         return write if owners[write.filter["launch_id"]] & known else None
-    if write.collection != "fireworks":
-        return write
-    fw_ids = [fw_id for fw_id in reach(write) if fw_id in ours]
-    if not write.many:
-        return write if fw_ids else None
-    kept = {**write.filter, "fw_id": {"$in": fw_ids}}
-    return replace(write, filter=kept) if fw_ids else None
+    return _of_fireworks(write, ours) if write.collection == "fireworks" else write

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from functools import partial
 from typing import Any, Protocol, TypeVar
 
 import bson
@@ -12,9 +13,12 @@ from pymongo.errors import OperationFailure
 
 from fwcore.launchpad.journal import IsGone, Overtaken, encoded, session_of
 from fwcore.launchpad.reading import NOT_UNDERSTOOD, WHOLE, members_of, misread
-from fwcore.launchpad.replay import Replay
+from fwcore.launchpad.replay import Replay, Waits
 from fwcore.launchpad.writing import NOBODYS_FAULT, merged, reach
+from fwcore.plan import plan_refresh
 from fwcore.world import Missing, World, Write
+
+Document = dict[str, Any]
 
 _OURS = re.compile("^fwagent:")
 #: Bytes of the largest document, less some for what else changes in it.
@@ -67,7 +71,11 @@ class Session(Replay):
             freed = self._freed.pop(token, 0)
             if token in self._half_done:
                 pass  # it is finished later
-            elif freed and freed == len(world.workflows) and not world.damaged:
+            elif (
+                freed == len(world.workflows) > 0
+                and not world.damaged
+                and (token, None) not in self._aside
+            ):
                 self._open.discard(token)
             else:
                 self._unlock(token, members)
@@ -95,14 +103,18 @@ class Session(Replay):
             self._announce({})
         for token in sorted(self._open):
             try:
-                if self._tried(token):
+                finished = self._tried(token)
+                if finished:
                     self._erase(token)
                 elif token not in self._stuck:
                     self._later.add(token)
             except BaseException:
                 self._open.add(token)
                 raise
-            self._untold.pop(token, None)
+            if finished or token in self._stuck:
+                self._untold.pop(token, None)
+            else:
+                self._open.add(token)  # somebody holds a workflow of it
 
     def _new_fw_ids(self, count: int) -> range:
         first = self._allocate("next_fw_id", count, self._in_force()) if count else 0
@@ -110,6 +122,7 @@ class Session(Replay):
 
     def _planned(self, world: World, make: Callable[[], _Plan]) -> _Plan:
         """Return a plan, reading on as long as it asks for more."""
+        world.fits = partial(_fits, world, {})
         while True:
             try:
                 plan = make()
@@ -121,10 +134,12 @@ class Session(Replay):
                 continue
             plan.writes = merged(plan.writes)
             full, bursting = _outgrown(world, plan), _bursting(plan)
-            if full <= world.full and bursting <= world.bursting:
+            cramped = _cramped(world, plan)
+            if full <= world.full and bursting <= world.bursting and not cramped:
                 return plan
             world.full |= full
             world.bursting |= bursting
+            world.cramped |= cramped
 
     def _commit(self, plan: Planned, token: str) -> None:
         """Carry out a plan under the locks of ``token``; the write of a workflow releases its lock."""
@@ -197,11 +212,14 @@ class Session(Replay):
             if (name := session_of(workflow["locked"])) in dead:
                 tokens[name].add(workflow["locked"])
         done = 0
-        for name in dead:
-            finished = [self._tried(token) for token in sorted(tokens[name])]
-            done += sum(finished)
-            if all(finished):
-                self._settled(name)
+        for _turn in range(2):  # what is in the way of one may be the lock of another
+            for name, left in tokens.items():
+                finished = {token for token in sorted(left) if self._tried(token)}
+                done += len(finished)
+                tokens[name] = left - finished
+                if left == finished:
+                    self._settled(name)
+            tokens = {name: left for name, left in tokens.items() if left}
         return done
 
     def _tried(self, token: str) -> bool:
@@ -220,13 +238,17 @@ class Session(Replay):
         """Make whole what a session that is over, or cut, has begun under a token.
 
         Returns False for a claim whose queue this session cannot see: its jobs may be there, so it is left
-        to one that can.
+        to one that can; and where somebody holds a workflow that was written halfway: it is finished later.
         """
         self._half_done.discard(token)
         intent = self._take_over(token)
-        if intent.get("writes"):
-            self._replay(intent["writes"], token)
+        try:
+            affected = self._replay(intent.get("writes", []), token)
+        except Waits:
+            return False
         self._unlock(token, {})
+        if affected and not self._again(partial(self._refresh_anew, affected)):
+            return False
         if intent.get("queue") and intent["claim"] and intent["queue"] != self.queue_name:
             return False
         claim = intent.get("claim") or self._untold.get(token)
@@ -234,6 +256,17 @@ class Session(Replay):
             return False
         if intent:
             self._erase(token)
+        return True
+
+    def _refresh_anew(self, fw_ids: set[int]) -> bool:
+        """Derive the states of Fireworks anew, and have their workflows know them; False if somebody holds one."""
+        wanted = sorted(fw_ids)
+        with self._locked(wanted) as (token, world):
+            if fw_ids & (world.refused.keys() - world.damaged.keys()):
+                return False
+            self._read(world, wanted, [])
+            plan = self._planned(world, partial(plan_refresh, world, wanted, self._clock()))
+            self._commit(plan, token)
         return True
 
     def _take_back(self, claim: list[tuple[int, int]], host: str) -> bool:
@@ -266,6 +299,22 @@ def _outgrown(world: World, plan: Planned) -> set[int]:
     return found
 
 
+def _fits(world: World, known: dict[int, tuple[Any, int]], fw_id: int, spec: Document) -> bool:
+    """Tell whether a Firework with another spec fits into a document; ``known`` are values that were measured."""
+    before = _spec_size(world.fireworks[fw_id]["spec"], known)
+    return world.sizes[fw_id] - before + _spec_size(spec, known) <= _FULL
+
+
+def _spec_size(spec: Document, known: dict[int, tuple[Any, int]]) -> int:
+    size = 0
+    for key, value in spec.items():
+        if id(value) not in known:
+            # The value is kept, too, so that no other one gets its id.
+            known[id(value)] = value, len(bson.encode({"": value}))
+        size += known[id(value)][1] + len(key.encode())
+    return size
+
+
 def _freed(document: Mapping[str, Any], paths: Sequence[str]) -> int:
     """Return the bytes of a document that lie at paths, none of which leads into another."""
     size = 0
@@ -296,6 +345,43 @@ def _bursting(plan: Planned) -> set[int]:
         for write in plan.writes
         if write.collection == "fireworks" and write.upsert and len(encoded(write)) > _FULL
     }
+
+
+def _cramped(world: World, plan: Planned) -> set[int]:
+    """Return the Fireworks that add more than the document of their workflow has room for, in their order."""
+    documents = {workflow["_id"]: workflow for workflow in world.workflows}
+    found: set[int] = set()
+    for write in plan.writes:
+        changes = write.update.get("$set", {})
+        if write.collection != "workflows" or "nodes" not in changes:
+            continue
+        before = documents[write.filter["_id"]]
+        after = _updated(before, changes)
+        size = len(bson.encode(after))
+        if size <= _FULL:
+            continue
+        # What each adds is told by its links well enough.
+        added: dict[int, int] = {}
+        for fw_id in set(after["nodes"]) - set(before["nodes"]):
+            parent = plan.grown[fw_id]
+            added[parent] = added.get(parent, 0) + 4 + len(after["links"].get(str(fw_id), []))
+        least = len(bson.encode(before))
+        each = (size - least) / sum(added.values())
+        for parent in [parent for parent in dict.fromkeys(plan.grown.values()) if parent in added]:
+            if least + each * added[parent] > _FULL:
+                found.add(parent)
+            else:
+                least += round(each * added[parent])
+    return found
+
+
+def _updated(document: Document, changes: Mapping[str, Any]) -> Document:
+    """Return a document with values set at paths of one or two keys."""
+    updated = dict(document)
+    for path, value in changes.items():
+        key, _, inner = path.partition(".")
+        updated[key] = {**updated[key], inner: value} if inner else value
+    return updated
 
 
 def holder_of(locked: Any) -> str:

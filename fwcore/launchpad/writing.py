@@ -132,8 +132,8 @@ class Writing(Reading):
             pending = {fw_id: pending[fw_id] for fw_id in ours}
             if not pending:
                 return
-            rebased = [_rebased(write, found[fw_id]) for fw_id, write in pending.items()]
-            self._write("fireworks", rebased, token)
+            again = [rebased(write, found[fw_id]) for fw_id, write in pending.items()]
+            self._write("fireworks", again, token)
         if token in self._half_done:
             raise Fenced  # whoever keeps changing them: the journal waits
         for write in pending.values():
@@ -187,7 +187,7 @@ def _operation(write: Write) -> UpdateOne | UpdateMany:
     return UpdateOne(write.filter, write.update, upsert=write.upsert)
 
 
-def _rebased(write: Write, firework: Document) -> Write:
+def rebased(write: Write, firework: Document) -> Write:
     """Return a write for a Firework as it is now.
 
     Its spec changes and launches are archived in any case, its state changes only if it still is as it was
@@ -208,7 +208,14 @@ def _rebased(write: Write, firework: Document) -> Write:
         "state": firework["state"],
         "updated_on": firework.get("updated_on"),
     }
-    return Write("fireworks", seen, {**write.update, "$set": changes})
+    # What lies below a value that is replaced goes with it; the server takes no path and one that it leads to.
+    removals = {
+        path: ""
+        for path in write.update.get("$unset", {})
+        if not any(path.startswith(f"{given}.") for given in changes)
+    }
+    update = {"$set": changes, **({"$unset": removals} if removals else {})}
+    return Write("fireworks", seen, update)
 
 
 def _holds(write: Write, firework: Document) -> bool:

@@ -5,6 +5,7 @@ from concurrent.futures import ThreadPoolExecutor
 from threading import Barrier
 
 import pytest
+from pymongo.errors import DocumentTooLarge
 
 from fwcore.launchpad import LaunchPad
 from fwcore.worker import Worker
@@ -300,3 +301,33 @@ def test_a_claim_asks_for_duplicates_only_where_a_firework_does(lp, db_uri, lp_n
         counts.append(sum(name != "endSessions" for name, _ in wire.commands))
         other.close()
     assert counts[1] == counts[0] + 2
+
+
+def test_large_specs_that_look_for_duplicates_keep_nobody_waiting(lp, db) -> None:
+    """More than one question to the server can hold; the largest one alone all but fills it."""
+    large = [9, 9.5, 15.99]
+    specs = [{**EXACT, "large": str(n) * int(size * 2**20)} for n, size in enumerate(large)]
+    done = [add(lp, {"a": ""}, {"a": spec})["a"] for spec in specs[::2]]
+    lp.apply(reports(stage(lp, *done)))
+    ids = [add(lp, {"a": ""}, {"a": spec})["a"] for spec in specs]
+    plain = add(lp, {"a": ""})["a"]
+    assert sorted(numbers(lp.claim(WORKER, 10))) == [ids[1], plain]
+    assert lp.passed_over == {}
+    shared = {doc["fw_id"]: doc["state"] for doc in db.fireworks.find({"fw_id": {"$in": ids}})}
+    assert [shared[fw_id] for fw_id in ids] == ["COMPLETED", "RESERVED", "COMPLETED"]
+
+
+def test_one_spec_that_nobody_can_ask_for_costs_only_itself(lp, db, monkeypatch) -> None:
+    ids = [add(lp, {"a": ""}, {"a": {**EXACT, "n": n}})["a"] for n in range(4)]
+    ask = lp._with_launches_and
+
+    def refuses(specs):
+        specs = list(specs)
+        if any(spec["n"] == 2 for spec in specs):
+            raise DocumentTooLarge("too large")
+        return ask(specs)
+
+    monkeypatch.setattr(lp, "_with_launches_and", refuses)
+    assert sorted(numbers(lp.claim(WORKER, 10))) == [ids[0], ids[1], ids[3]]
+    assert lp.passed_over.keys() == {ids[2]}
+    assert "DocumentTooLarge" in lp.passed_over[ids[2]]

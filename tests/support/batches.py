@@ -126,9 +126,9 @@ def stage_all(uri: str, name: str, client: Client) -> Staged:
     return reports(claims), saved(client, name)
 
 
-def saved(client: Client, name: str) -> dict[str, list[Document]]:
-    """Return all documents, for `restore`."""
-    return {collection: list(client[name][collection].find()) for collection in COLLECTIONS}
+def saved(client: Client, name: str, *more: str) -> dict[str, list[Document]]:
+    """Return all documents, for `restore`; of ``more`` collections, too."""
+    return {each: list(client[name][each].find()) for each in (*COLLECTIONS, *more)}
 
 
 def connected(uri: str, name: str, *listeners: CommandListener) -> LaunchPad:

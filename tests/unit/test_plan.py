@@ -78,6 +78,15 @@ def test_both_parents_in_one_batch_release_the_child(memory) -> None:
     assert plan.released == [ids["d"]]
 
 
+def test_ends_are_written_before_what_they_cause(memory) -> None:
+    """What is cut in between is known to have begun."""
+    ids = memory.add({"a": "c", "b": "c"})
+    ended = [memory.reserve(ids["a"]), memory.reserve(ids["b"])]
+    plan = memory.apply(*(report(each, "COMPLETED", update_spec={"x": 1}) for each in ended))
+    written = [w.filter["fw_id"] for w in plan.writes if w.collection == "fireworks"]
+    assert written == [ids["a"], ids["b"], ids["c"]]
+
+
 def test_a_chain_that_has_run_unseen_is_caught_up_in_one_batch(memory) -> None:
     ids = memory.add({"a": "b", "b": "c"})
     launches = [memory.reserve(ids[name]) for name in "ab"]
