@@ -294,7 +294,7 @@ def _check_identity(world: World, report: Report) -> None:
     if tokens and report.token not in tokens:
         raise Ignore("the token is not the one that was given to this launch")
     if runs and all(run["deprecated"] for run in runs):
-        raise Ignore("the offline run is retired (lpad forget_offline, or declared lost)")
+        raise Ignore("the offline run is retired (rerun, lpad forget_offline, or declared lost)")
 
 
 def _applicable(draft: Draft, owners: list[int], report: Report) -> Report:

@@ -7,6 +7,7 @@ from threading import Barrier
 import pytest
 
 from fwcore.launchpad import LaunchPad
+from fwcore.launchpad.runs import OPEN
 from fwcore.worker import Worker
 from tests.support.launchpads import (
     TASKS,
@@ -250,6 +251,60 @@ def test_cancel_leaves_running_and_locked_ones(lp, db) -> None:
     assert "RUNNING, not RESERVED" in result.ignored[0].reason
     assert result.deferred[0].reason == "the workflow is locked by FireWorks"
     assert {doc["state"] for doc in db.fireworks.find()} == {"RUNNING", "RESERVED"}
+
+
+# ------------------------------------------------------------------------- runs of earlier launches
+
+
+def rerun_by_lpad(db, fw_id) -> None:
+    """`lpad rerun_fws`: it leaves the offline runs as they are."""
+    launches = db.fireworks.find_one({"fw_id": fw_id})["launches"]
+    change = {"state": "READY", "launches": [], "archived_launches": launches}
+    db.fireworks.update_one({"fw_id": fw_id}, {"$set": change})
+    db.workflows.update_one({"nodes": fw_id}, {"$set": {f"fw_states.{fw_id}": "READY"}})
+
+
+def open_runs(db) -> set[int]:
+    return {run["launch_id"] for run in db.offline_runs.find(OPEN)}
+
+
+def test_the_open_run_of_an_earlier_launch_ends_with_the_next_reservation(lp, db) -> None:
+    ids = add(lp, {"a": "", "b": "", "c": ""})
+    first, other, shared = stage(lp, *ids.values())
+    db.fireworks.update_one({"fw_id": ids["b"]}, {"$push": {"launches": shared.launch_id}})
+    rerun_by_lpad(db, ids["a"])
+    rerun_by_lpad(db, ids["c"])
+    again = lp.claim(WORKER, 2)
+    assert len(again) == 2
+    # `b` still counts on the launch that `c` has given up.
+    assert open_runs(db) == {other.launch_id, shared.launch_id}
+    lp.open_runs(again)
+    theirs = {claim.launch_id for claim in again}
+    assert open_runs(db) == {other.launch_id, shared.launch_id, *theirs}
+    assert "is retired" in lp.apply([report(first)]).ignored[0].reason
+
+
+def test_a_run_that_is_opened_too_late_is_closed_at_once(lp, db) -> None:
+    """Between its reservation and its run the Firework was rerun, and reserved by another process."""
+    ids = add(lp, {"a": "", "b": ""})
+    late, plain = sorted(lp.claim(WORKER, 2), key=lambda claim: claim.fw_id)
+    rerun_by_lpad(db, ids["a"])
+    (again,) = stage(lp, ids["a"])
+    lp.open_runs([late, plain])
+    assert late.launch_id not in open_runs(db)
+    assert open_runs(db) == {again.launch_id, plain.launch_id}
+
+
+def test_an_earlier_run_that_was_opened_after_the_reservation_ends_with_the_next_run(
+    lp, db
+) -> None:
+    ids = add(lp, {"a": ""})
+    stage(lp, ids["a"])
+    rerun_by_lpad(db, ids["a"])
+    (again,) = lp.claim(WORKER, 1)
+    db.offline_runs.update_one({}, {"$set": {"deprecated": False}})
+    lp.open_runs([again])
+    assert open_runs(db) == {again.launch_id}
 
 
 # ------------------------------------------------------------------------------------- duplicates
