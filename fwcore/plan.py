@@ -17,10 +17,11 @@ Fireworks a workflow.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime
-from typing import Any
+from functools import partial
+from typing import Any, TypeVar
 
 from fwcore import action as actions
 from fwcore import history as histories
@@ -33,6 +34,7 @@ from fwrunner.protocol import Report
 from fwrunner.protocol.action import InvalidAction
 
 Document = dict[str, Any]
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -102,23 +104,41 @@ def plan_reports(world: World, reports: Iterable[Report], now: datetime) -> Plan
 
     Raises Missing when ``world`` lacks documents.
     """
-    plan, missing = Plan(), Missing()
     foreign: list[Outcome] = []
-    remaining = list(_most_advanced(_genuine(world, reports, foreign)).values())
+    news = list(_most_advanced(_genuine(world, reports, foreign)).values())
+    plan = _played(world, now, news, _apply, partial(_rejected, world))
+    plan.ignored += foreign
+    return plan
+
+
+def _played(
+    world: World,
+    now: datetime,
+    items: list[T],
+    play: Callable[[Draft, T], Outcome],
+    rejected: Callable[[T, str], Outcome],
+) -> Plan:
+    """Return the plan of items that are played through one after the other, on one draft.
+
+    An item that raises Ignore or Defer leaves nothing in the plan. One that is played, and has a reason
+    nevertheless, is ignored. Raises Missing when ``world`` lacks documents.
+    """
+    plan, missing = Plan(), Missing()
+    ignored: list[Outcome] = []
+    remaining = list(items)
     draft = Draft(world, now)
     position = 0
     while position < len(remaining):
-        report = remaining[position]
+        item = remaining[position]
         before = draft.changes
         try:
-            outcome = _apply(draft, report)
+            outcome = play(draft, item)
         except Missing as more:
             # What the others need as well is read at once.
             missing.add(more)
-        except Ignore as why:
-            plan.ignored.append(_rejected(world, report, str(why)))
-        except Defer as why:
-            plan.deferred.append(_rejected(world, report, str(why)))
+        except (Ignore, Defer) as why:
+            told = ignored if isinstance(why, Ignore) else plan.deferred
+            told.append(rejected(item, str(why)))
             remaining.pop(position)
             if draft.changes != before:
                 # Part of it is in the draft already: begin again without it.
@@ -127,11 +147,12 @@ def plan_reports(world: World, reports: Iterable[Report], now: datetime) -> Plan
                     outcomes.clear()
             continue
         else:
-            (plan.applied if draft.changes != before else plan.known).append(outcome)
+            changed = plan.applied if draft.changes != before else plan.known
+            (plan.ignored if outcome.reason else changed).append(outcome)
         position += 1
     if missing:
         raise missing
-    plan.ignored += foreign
+    plan.ignored += ignored
     return _completed(plan, draft)
 
 
@@ -154,18 +175,17 @@ def plan_share(world: World, duplicates: Mapping[int, Iterable[int]], now: datet
     """Return the writes that give READY Fireworks the launches of those that they duplicate.
 
     Their state then follows from these launches, as ``LaunchPad._steal_launches`` has it. Both workflows
-    must be locked: a launch that ends meanwhile would not know of its new owner.
+    must be locked: a launch that ends meanwhile would not know of its new owner. Ignored are those that are no
+    duplicates any more.
     """
-    plan = Plan()
-    draft = Draft(world, now)
-    for fw_id, originals in duplicates.items():
-        try:
-            state = _share(draft, fw_id, originals)
-        except (Ignore, Defer) as why:
-            plan.deferred.append(Outcome(0, fw_id, reason=str(why)))
-        else:
-            plan.applied.append(Outcome(0, fw_id, state))
-    return _completed(plan, draft)
+
+    def play(draft: Draft, fw_id: int) -> Outcome:
+        return Outcome(0, fw_id, _share(draft, fw_id, duplicates[fw_id]))
+
+    def rejected(fw_id: int, reason: str) -> Outcome:
+        return Outcome(0, fw_id, reason=reason)
+
+    return _played(world, now, list(duplicates), play, rejected)
 
 
 def _share(draft: Draft, fw_id: int, originals: Iterable[int]) -> str:
@@ -186,20 +206,19 @@ def _share(draft: Draft, fw_id: int, originals: Iterable[int]) -> str:
 
 def plan_cancel(world: World, launch_ids: Iterable[int], now: datetime) -> Plan:
     """Return the writes that take reservations back: READY again, the launch archived, the run retired."""
-    plan = Plan()
-    draft = Draft(world, now)
-    for launch_id in dict.fromkeys(launch_ids):
+
+    def fw_id_of(launch_id: int) -> int | None:
         launch = world.launches.get(launch_id)
-        fw_id = launch["fw_id"] if launch else None
-        try:
-            _cancel(draft, launch_id)
-        except Ignore as why:
-            plan.ignored.append(Outcome(launch_id, fw_id, reason=str(why)))
-        except Defer as why:
-            plan.deferred.append(Outcome(launch_id, fw_id, reason=str(why)))
-        else:
-            plan.applied.append(Outcome(launch_id, fw_id, "READY"))
-    return _completed(plan, draft)
+        return launch["fw_id"] if launch else None
+
+    def play(draft: Draft, launch_id: int) -> Outcome:
+        _cancel(draft, launch_id)
+        return Outcome(launch_id, fw_id_of(launch_id), "READY")
+
+    def rejected(launch_id: int, reason: str) -> Outcome:
+        return Outcome(launch_id, fw_id_of(launch_id), reason=reason)
+
+    return _played(world, now, list(dict.fromkeys(launch_ids)), play, rejected)
 
 
 def _cancel(draft: Draft, launch_id: int) -> None:
@@ -266,7 +285,8 @@ def _apply(draft: Draft, report: Report) -> Outcome:
         # An open run of a superseded launch would be offered for ever, and FireWorks would apply the
         # action of the newer launch again at each recovery (C16, W38).
         draft.change_runs(report.launch_id, deprecated=True)
-        raise Ignore("the launch is archived: its Firework was rerun or cancelled meanwhile")
+        why = "the launch is archived: its Firework was rerun or cancelled meanwhile"
+        return Outcome(report.launch_id, launch["fw_id"], reason=why)
     for fw_id in owners:
         draft.flow(fw_id)
     if launch["state"] in ACTIVE:

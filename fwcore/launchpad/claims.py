@@ -44,8 +44,8 @@ _EXACT = frozenset(
 class Claims(OfflineRuns):
     """Reserves Fireworks."""
 
-    #: {fw_id: why} of the READY Fireworks that the last claim has passed over because they, or their workflows,
-    #: are damaged. Each claim looks at them again.
+    #: {fw_id: why} of the READY Fireworks that the last claim has passed over because they, their workflows, or
+    #: the result that they are to share, are damaged. Each claim looks at them again.
     passed_over: Mapping[int, str] = MappingProxyType({})
 
     def claim(
@@ -164,6 +164,10 @@ class Claims(OfflineRuns):
         with self._locked(concerned) as (token, world):
             self._read(world, concerned, [])
             plan = self._planned(world, partial(plan_share, world, duplicates, self._clock()))
+            locked = set(world.refused.values()) - set(world.damaged.values())
+            for outcome in plan.deferred:
+                if outcome.reason not in locked:
+                    self._pass_over({"fw_id": outcome.fw_id}, outcome.reason)
             self._commit(plan, token)
 
     def _reserve(

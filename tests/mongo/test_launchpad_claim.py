@@ -338,11 +338,23 @@ def test_a_duplicate_of_a_firework_in_a_locked_workflow_waits(lp, db) -> None:
     add(lp, {"a": ""}, {"a": EXACT})
     db.workflows.update_one({"nodes": original}, {"$set": {"locked": True}})
     assert lp.claim(WORKER, 5) == []
+    assert not lp.passed_over
     assert lp.fw_states()[original + 1][0] == "READY"
     db.workflows.update_one({"nodes": original}, {"$unset": {"locked": ""}})
     assert lp.claim(WORKER, 5) == []
     assert lp.fw_states()[original + 1][0] == "RESERVED"
     assert len(db.fireworks.distinct("launches")) == db.launches.count_documents({}) == 1
+
+
+def test_a_duplicate_that_cannot_take_the_result_is_named(lp, db) -> None:
+    lp.apply(reports(stage(lp, add(lp, {"a": ""}, {"a": EXACT})["a"])))
+    again = add(lp, {"a": "b"}, {"a": EXACT})
+    db.fireworks.delete_one({"fw_id": again["b"]})
+    assert lp.claim(WORKER, 5) == []
+    assert lp.passed_over == {again["a"]: f"Firework {again['b']} is not in the database"}
+    found = db.fireworks.find_one({"fw_id": again["a"]})
+    assert (found["state"], found["launches"]) == ("READY", [])
+    assert db.workflows.count_documents({"locked": {"$exists": True}}) == 0
 
 
 def test_a_claim_asks_for_duplicates_only_where_a_firework_does(lp, db_uri, lp_name) -> None:

@@ -362,6 +362,39 @@ def test_a_shared_launch_waits_until_all_its_workflows_are_ours(memory) -> None:
     assert reasons(plan.deferred) == {launch: "the workflow is locked by FireWorks"}
 
 
+def test_a_duplicate_gets_the_result_of_what_it_duplicates(memory) -> None:
+    first, second = memory.add({"a": "b"}), memory.add({"a": "b"})
+    launch = memory.complete(first["a"], update_spec={"x": 1})
+    plan = memory.share({second["a"]: [first["a"]]})
+    assert [(each.fw_id, each.state) for each in plan.applied] == [(second["a"], "COMPLETED")]
+    assert plan.released == [second["b"]]
+    assert memory.firework(second["a"])["launches"] == [launch]
+    assert memory.firework(second["b"])["spec"]["x"] == 1
+
+
+@pytest.mark.parametrize("kind", ["its child is gone", "the action cannot be read"])
+def test_a_duplicate_that_cannot_take_the_result_stays_as_it_was(memory, kind) -> None:
+    """And the one beside it takes it."""
+    first, broken, sound = (memory.add({"a": "b"}) for _ in range(3))
+    other = memory.add({"a": ""})
+    memory.complete(first["a"])
+    launch = memory.complete(other["a"])
+    if kind == "its child is gone":
+        memory.collections["fireworks"].remove(memory.firework(broken["b"]))
+        why, original = f"Firework {broken['b']} is not in the database", first["a"]
+    else:
+        memory.launch(launch)["action"] = {"gridfs_id": "0"}
+        why, original = f"the action of launch {launch} cannot be read", other["a"]
+    before = copy.deepcopy(memory.firework(broken["a"]))
+    plan = memory.share({broken["a"]: [original], sound["a"]: [first["a"]]})
+    assert [each.fw_id for each in plan.deferred] == [broken["a"]]
+    assert why in plan.deferred[0].reason
+    assert memory.firework(broken["a"]) == before
+    assert memory.workflow(broken["a"])["fw_states"][str(broken["a"])] == "READY"
+    assert [each.fw_id for each in plan.applied] == [sound["a"]]
+    assert plan.released == [sound["b"]]
+
+
 # ---------------------------------------------------------------------- reports that are not for us
 
 
@@ -449,6 +482,18 @@ def test_a_firework_without_a_workflow(memory) -> None:
     plan = memory.plan(report(lost, "COMPLETED"), report(plain, "COMPLETED"))
     assert reasons(plan.ignored) == {lost: f"no workflow holds Firework {ids['a']}"}
     assert applied(plan) == {plain: "COMPLETED"}
+
+
+def test_what_is_ignored_half_way_leaves_nothing_behind(memory) -> None:
+    """Its workflow links to a child that it does not have."""
+    ids, other = memory.add({"a": "b"}), memory.add({"a": ""})
+    lost, plain = memory.reserve(ids["a"]), memory.reserve(other["a"])
+    memory.workflow(ids["a"])["nodes"].remove(ids["b"])
+    plan = memory.plan(report(lost, "COMPLETED"), report(plain, "COMPLETED"))
+    assert reasons(plan.ignored) == {lost: f"no workflow holds Firework {ids['b']}"}
+    assert applied(plan) == {plain: "COMPLETED"}
+    touched = {write.filter.get("launch_id") or write.filter.get("fw_id") for write in plan.writes}
+    assert not touched & {lost, ids["a"]}
 
 
 @pytest.mark.parametrize("kind", ["child", "older launch", "archived launch of a failed parent"])
@@ -748,6 +793,21 @@ def test_cancel_of_a_held_firework_keeps_it_held(memory) -> None:
     memory.cancel(launch)
     assert memory.states(ids) == {"a": "DEFUSED"}
     assert memory.launch(launch)["state"] == "READY"
+
+
+def test_cancel_does_the_whole_of_a_launch_or_nothing(memory) -> None:
+    """Its Firework cannot be looked at again, for a parent that it would be told about is gone."""
+    ids, other = memory.add({"a": "b"}, {"b": TOLERANT}), memory.add({"a": ""})
+    memory.complete(ids["a"], "FIZZLED")
+    broken, plain = memory.reserve(ids["b"]), memory.reserve(other["a"])
+    del memory.firework(ids["b"])["spec"]["_fizzled_parents"]
+    memory.collections["fireworks"].remove(memory.firework(ids["a"]))
+    before = copy.deepcopy([memory.firework(ids["b"]), memory.launch(broken)])
+    plan = memory.cancel(broken, plain)
+    assert reasons(plan.deferred) == {broken: f"Firework {ids['a']} is not in the database"}
+    assert [memory.firework(ids["b"]), memory.launch(broken)] == before
+    assert memory.offline_run(broken)["deprecated"] is False
+    assert applied(plan) == {plain: "READY"}
 
 
 def test_cancel_of_a_locked_workflow_is_deferred(memory) -> None:
