@@ -137,6 +137,11 @@ class Draft:
             self.mirror_state(fw_id, before)
             return []
         state = self._derived_state(fw_id)
+        if state == "COMPLETED" and before != state and (why := self._refusal(fw_id)):
+            state = "FIZZLED"
+            details = {"_message": why, "_stacktrace": ""}
+            spec = self.firework(fw_id)["spec"]
+            self.change_firework(fw_id, spec={**spec, "_exception_details": details})
         self.mirror_state(fw_id, state)
         if state == before:
             return []
@@ -168,6 +173,20 @@ class Draft:
         found = representative(self.launch(number) for number in self.firework(fw_id)["launches"])
         return dict(found) if found is not None else None
 
+    def _refusal(self, fw_id: int) -> str:
+        """Return why the action of a Firework that becomes COMPLETED cannot be applied; "" if it can."""
+        launch = self._representative(fw_id) or {}
+        action: Document = launch.get("action") or {}
+        checked, _growths = self._checked.get(fw_id, (None, []))
+        try:
+            if checked is not action:
+                action = self._stored_action(launch)
+            # Also where it was checked before: other Fireworks may have changed what it concerns.
+            self.check_action(fw_id, action)
+        except InvalidAction as error:
+            return f"the action of launch {launch['launch_id']} cannot be applied: {error}"
+        return ""
+
     def _whole(self, fw_id: int) -> Document:
         """Return a Firework as its children are told about it: one object for all of them.
 
@@ -196,7 +215,9 @@ class Draft:
         flow = self.flow(fw_id)
         if fw_id in self.world.bursting:
             raise InvalidAction("a Firework that it adds would outgrow MongoDB's 16 MiB")
-        growths = growths_of(action, fw_id)
+        known, growths = self._checked.get(fw_id, (None, []))
+        if known is not action:
+            growths = growths_of(action, fw_id)
         for parent in dict.fromkeys(parent for growth in growths for parent in growth.parents):
             if self._flow_of.get(parent) is not flow:
                 raise InvalidAction(f"Firework {parent} is not in the same workflow")
@@ -252,18 +273,9 @@ class Draft:
         return before, _modified(before, action, f"Firework {target}")
 
     def _apply_action(self, fw_id: int) -> list[int]:
-        """Apply the action of a Firework that has just become COMPLETED; return the Fireworks it adds."""
-        launch = self._representative(fw_id) or {}
-        action: Document = launch.get("action") or {}
-        try:
-            checked, growths = self._checked.get(fw_id, (None, []))
-            if checked is not action:
-                action = self._stored_action(launch)
-                self.check_action(fw_id, action)
-                growths = self._checked[fw_id][1]
-            specs = self._specs_after(fw_id, action)
-        except InvalidAction as error:
-            raise Defer(f"the action of Firework {fw_id} cannot be applied: {error}") from error
+        """Apply the action of a Firework that has just become COMPLETED, which was checked; return what it adds."""
+        action, growths = self._checked[fw_id]
+        specs = self._specs_after(fw_id, action)
         for target, spec in specs.items():
             self.change_firework(target, spec=spec)
         flow = self.flow(fw_id)

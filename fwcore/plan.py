@@ -27,7 +27,7 @@ from fwcore import action as actions
 from fwcore import history as histories
 from fwcore.documents import iso
 from fwcore.draft import Draft, launch_write
-from fwcore.states import ACTIVE
+from fwcore.states import ACTIVE, HELD
 from fwcore.trackers import followed
 from fwcore.world import Defer, Ignore, Missing, World, Write
 from fwrunner.protocol import Report
@@ -287,10 +287,12 @@ def _apply(draft: Draft, report: Report) -> Outcome:
         draft.change_runs(report.launch_id, deprecated=True)
         why = "the launch is archived: its Firework was rerun or cancelled meanwhile"
         return Outcome(report.launch_id, launch["fw_id"], reason=why)
+    # The one that has run comes first: what it does is not refused for what its duplicates have done.
+    owners = sorted(owners, key=lambda fw_id: fw_id != launch["fw_id"])
     for fw_id in owners:
         draft.flow(fw_id)
     if launch["state"] in ACTIVE:
-        report = _applicable(draft, owners, report)
+        report = _applicable(draft, launch, owners, report)
         _record(draft, launch, report)
     elif report.final and launch["state"] != report.state:
         raise Ignore(
@@ -317,21 +319,32 @@ def _check_identity(world: World, report: Report) -> None:
         raise Ignore("the offline run is retired (rerun, lpad forget_offline, or declared lost)")
 
 
-def _applicable(draft: Draft, owners: list[int], report: Report) -> Report:
-    """Return the report with a whole action, or the FIZZLED one that it is if its action is unusable."""
+def _applicable(draft: Draft, launch: Document, owners: list[int], report: Report) -> Report:
+    """Return the report with a whole action, or the FIZZLED one that it is if its action is unusable.
+
+    Whether it can be applied is for the Firework that has run to say. One of its duplicates to whose workflow it
+    cannot be applied is FIZZLED alone.
+    """
     if not report.final:
         return report
     try:
         action = actions.normalized(report.fwaction or {})
     except InvalidAction as error:
         return _fizzled(report, f"the action cannot be stored: {error}")
-    if report.state == "COMPLETED":
+    if report.state == "COMPLETED" and _has_a_say(draft, launch, owners):
         try:
-            for fw_id in owners:
-                draft.check_action(fw_id, action)
+            draft.check_action(launch["fw_id"], action)
         except InvalidAction as error:
             return _fizzled(report, f"the action cannot be applied: {error}", action)
     return report._replace(fwaction=action)
+
+
+def _has_a_say(draft: Draft, launch: Document, owners: list[int]) -> bool:
+    """Tell whether the Firework that has run applies its action: a held one only once it is let go."""
+    if launch["fw_id"] not in owners:
+        return False
+    state = draft.firework(launch["fw_id"])["state"]
+    return state != "COMPLETED" and (state not in HELD or len(owners) == 1)
 
 
 def _fizzled(report: Report, message: str, action: Document | None = None) -> Report:

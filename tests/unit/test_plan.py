@@ -316,9 +316,9 @@ def test_what_the_job_computed_stays_readable_when_its_modifiers_fail(memory) ->
 def test_every_reason_is_told_once_when_a_batch_is_begun_again(memory) -> None:
     ids, other, third = (memory.add({"a": "b"}) for _ in range(3))
     growing, tangled, plain = (memory.run(each["a"]) for each in (ids, other, third))
-    # An older launch of `b` whose action cannot be applied comes to light when its parent ends.
+    # An older launch of `b` whose action cannot be read comes to light when its parent ends.
     older = memory.complete(other["b"])
-    memory.launch(older)["action"]["detours"] = [{"fws": []}]
+    memory.launch(older)["action"] = {"gridfs_id": "0"}
     memory.set_state(other["b"], "WAITING")
     plan = memory.plan(
         report(plain, "COMPLETED"),
@@ -348,6 +348,109 @@ def test_duplicates_that_share_a_launch_complete_together(memory) -> None:
     for ids in (first, second):
         assert memory.states(ids) == {"a": "COMPLETED", "b": "READY"}
         assert memory.firework(ids["b"])["spec"]["x"] == 1
+
+
+UNSET = {"mod_spec": [{"_unset": {"key": 1}}]}
+HAS = {"b": {"key": 1}}
+
+
+def shared(memory, *fw_ids) -> int:
+    """Return a launch of the first of these Fireworks that is that of all of them."""
+    launch = memory.reserve(fw_ids[0])
+    for fw_id in fw_ids[1:]:
+        memory.firework(fw_id)["launches"].append(launch)
+        memory.set_state(fw_id, "RESERVED")
+    return launch
+
+
+@pytest.mark.parametrize(
+    "action",
+    [
+        UNSET,
+        {"append_wfs": [{"workflow": {"spec": {"_tasks": []}}, "parents": [1], "detour": False}]},
+    ],
+)
+def test_a_duplicate_to_whose_workflow_an_action_cannot_be_applied_fizzles_alone(
+    memory, action
+) -> None:
+    own, live = memory.add({"a": "b"}, HAS), memory.add({"a": "b"})
+    launch = shared(memory, own["a"], live["a"])
+    assert applied(memory.apply(report(launch, "COMPLETED", **action))) == {launch: "COMPLETED"}
+    assert memory.states(own) == {"a": "COMPLETED", "b": "READY"}
+    assert "key" not in memory.firework(own["b"])["spec"] or action is not UNSET
+    assert memory.states(live) == {"a": "FIZZLED", "b": "WAITING"}
+    assert memory.workflow(live["a"])["state"] == "FIZZLED"
+    details = memory.firework(live["a"])["spec"]["_exception_details"]
+    assert f"the action of launch {launch} cannot be applied: " in details["_message"]
+    assert memory.offline_run(launch)["completed"] is True
+    # Told again, it changes nothing; rerun, it forgets.
+    assert not memory.apply(report(launch, "COMPLETED", **action)).writes
+    memory.rerun(live["a"])
+    assert "_exception_details" not in memory.firework(live["a"])["spec"]
+
+
+def test_an_action_that_does_not_suit_the_firework_that_has_run_fizzles_its_duplicates_too(
+    memory,
+) -> None:
+    own, live = memory.add({"a": "b"}), memory.add({"a": "b"}, HAS)
+    launch = shared(memory, own["a"], live["a"])
+    memory.apply(report(launch, "COMPLETED", **UNSET))
+    assert memory.launch(launch)["state"] == "FIZZLED"
+    assert memory.states(own) == memory.states(live) == {"a": "FIZZLED", "b": "WAITING"}
+
+
+@pytest.mark.parametrize("state", ["COMPLETED", *sorted(HELD)])
+def test_a_duplicate_that_does_not_apply_an_action_has_no_say(memory, state) -> None:
+    own, other = memory.add({"a": "b"}, HAS), memory.add({"a": "b"})
+    launch = shared(memory, own["a"], other["a"])
+    if state == "COMPLETED":
+        memory.firework(other["a"])["launches"].insert(
+            0, memory.complete(memory.add({"a": ""})["a"])
+        )
+    memory.set_state(other["a"], state)
+    assert applied(memory.apply(report(launch, "COMPLETED", **UNSET))) == {launch: "COMPLETED"}
+    assert memory.states(own) == {"a": "COMPLETED", "b": "READY"}
+    assert memory.states(other) == {"a": state, "b": "WAITING"}
+
+
+def test_a_held_firework_that_has_run_has_no_say_over_its_duplicates(memory) -> None:
+    own, live = memory.add({"a": "b"}), memory.add({"a": "b"}, HAS)
+    launch = shared(memory, own["a"], live["a"])
+    memory.set_state(own["a"], "PAUSED")
+    memory.apply(report(launch, "COMPLETED", **UNSET))
+    assert memory.states(live) == {"a": "COMPLETED", "b": "READY"}
+    assert memory.states(own) == {"a": "PAUSED", "b": "WAITING"}
+
+
+def test_duplicates_with_a_common_child_do_not_wait_for_ever(memory) -> None:
+    """What the first of them removes the second cannot remove again."""
+    ids = memory.add({"a": "c", "b": "c"}, {"c": {"key": 1}})
+    launch = shared(memory, ids["b"], ids["a"])
+    plan = memory.apply(report(launch, "COMPLETED", **UNSET))
+    assert applied(plan) == {launch: "COMPLETED"}
+    assert memory.states(ids) == {"a": "FIZZLED", "b": "COMPLETED", "c": "WAITING"}
+
+
+def test_an_older_result_that_cannot_be_applied_does_not_hold_up_its_parents(memory) -> None:
+    ids = memory.add({"a": "b", "b": "c"})
+    launch = memory.run(ids["a"])
+    older = memory.complete(ids["b"])
+    memory.launch(older)["action"]["mod_spec"] = UNSET["mod_spec"]
+    memory.set_state(ids["b"], "WAITING")
+    assert applied(memory.apply(report(launch, "COMPLETED"))) == {launch: "COMPLETED"}
+    assert memory.states(ids) == {"a": "COMPLETED", "b": "FIZZLED", "c": "WAITING"}
+    assert "no such key" in memory.firework(ids["b"])["spec"]["_exception_details"]["_message"]
+
+
+def test_a_duplicate_whose_workflow_does_not_suit_the_result_is_fizzled(memory) -> None:
+    first, second = memory.add({"a": "b"}, HAS), memory.add({"a": "b"})
+    memory.complete(first["a"], **UNSET)
+    plan = memory.share({second["a"]: [first["a"]]})
+    assert [(each.fw_id, each.state) for each in plan.applied] == [(second["a"], "FIZZLED")]
+    assert memory.states(second) == {"a": "FIZZLED", "b": "WAITING"}
+    assert (
+        "_unset of 'key'" in memory.firework(second["a"])["spec"]["_exception_details"]["_message"]
+    )
 
 
 def test_a_shared_launch_waits_until_all_its_workflows_are_ours(memory) -> None:
