@@ -27,6 +27,7 @@ from fwcore import action as actions
 from fwcore import history as histories
 from fwcore.documents import iso
 from fwcore.draft import Draft, launch_write
+from fwcore.growth import growths_of
 from fwcore.states import ACTIVE, HELD
 from fwcore.trackers import followed
 from fwcore.world import Defer, Ignore, Missing, World, Write
@@ -331,11 +332,16 @@ def _applicable(draft: Draft, launch: Document, owners: list[int], report: Repor
         action = actions.normalized(report.fwaction or {})
     except InvalidAction as error:
         return _fizzled(report, f"the action cannot be stored: {error}")
-    if report.state == "COMPLETED" and _has_a_say(draft, launch, owners):
-        try:
+    try:
+        # What FireWorks cannot load is not stored where it loads it, whoever applies it.
+        if report.state == "COMPLETED" and _has_a_say(draft, launch, owners):
             draft.check_action(launch["fw_id"], action)
-        except InvalidAction as error:
+        else:
+            growths_of(action, launch["fw_id"])
+    except InvalidAction as error:
+        if report.state == "COMPLETED":
             return _fizzled(report, f"the action cannot be applied: {error}", action)
+        action = actions.without_growth(action)
     return report._replace(fwaction=action)
 
 
