@@ -72,6 +72,10 @@ class Draft:
         """Tell whether a Firework is in one of the locked workflows."""
         return fw_id in self._flow_of
 
+    def require_children(self, fw_id: int) -> None:
+        """Raise Defer where a child of a Firework that is about to end is gone: before anything is changed."""
+        self._require(self.flow(fw_id).children(fw_id))
+
     def foresee(self, fw_ids: Iterable[int], launch_ids: Iterable[int]) -> None:
         """Ask at once for what will be looked at: Fireworks, and all the owners of launches."""
         fireworks = set(fw_ids) - self.world.fireworks.keys() - self.world.gone.fireworks
@@ -170,8 +174,13 @@ class Draft:
         return launch["state"] if launch else "READY"
 
     def _representative(self, fw_id: int) -> Document | None:
-        found = representative(self.launch(number) for number in self.firework(fw_id)["launches"])
+        found = representative(self._launches_of(fw_id, "launches"))
         return dict(found) if found is not None else None
+
+    def _launches_of(self, fw_id: int, key: str) -> list[Document]:
+        """Return the launches in a list of a Firework; those without a document are passed over, as in FireWorks."""
+        gone = self.world.gone.launches
+        return [self.launch(number) for number in self.firework(fw_id)[key] if number not in gone]
 
     def _refusal(self, fw_id: int) -> str:
         """Return why the action of a Firework that becomes COMPLETED cannot be applied; "" if it can."""
@@ -193,8 +202,8 @@ class Draft:
         One that would be nested too deep is told in brief.
         """
         firework = self.firework(fw_id)
-        launches = [self.launch(number) for number in firework["launches"]]
-        archived = [self.launch(number) for number in firework["archived_launches"]]
+        launches = self._launches_of(fw_id, "launches")
+        archived = self._launches_of(fw_id, "archived_launches")
         parts = [firework, *launches, *archived]
         known, whole = self._wholes.get(fw_id, ([], {}))
         if list(map(id, parts)) != list(map(id, known)):

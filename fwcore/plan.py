@@ -293,6 +293,10 @@ def _apply(draft: Draft, report: Report) -> Outcome:
     for fw_id in owners:
         draft.flow(fw_id)
     if launch["state"] in ACTIVE:
+        for fw_id in owners:
+            # One that has not begun yet does not end with its launch.
+            if report.final and draft.firework(fw_id)["state"] in ACTIVE:
+                draft.require_children(fw_id)
         report = _applicable(draft, launch, owners, report)
         _record(draft, launch, report)
     elif report.final and launch["state"] != report.state:

@@ -10,6 +10,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from fwcore.action import storable
+from fwcore.draft import Draft
 from fwcore.plan import (
     is_heartbeat,
     plan_cancel,
@@ -620,21 +621,50 @@ def test_what_is_ignored_half_way_leaves_nothing_behind(memory) -> None:
     assert not touched & {lost, ids["a"]}
 
 
-@pytest.mark.parametrize("kind", ["child", "older launch", "archived launch of a failed parent"])
-def test_a_document_that_is_gone_defers_what_needs_it_and_harms_no_other(memory, kind) -> None:
+def test_a_child_that_is_gone_defers_what_needs_it_and_harms_no_other(memory) -> None:
     ids, other = memory.add({"a": "b"}, {"b": TOLERANT}), memory.add({"a": "b"})
     lost, plain = memory.reserve(ids["a"]), memory.reserve(other["a"])
-    if kind == "child":
-        memory.collections["fireworks"].remove(memory.firework(ids["b"]))
-    elif kind == "older launch":
-        memory.firework(ids["a"])["launches"].insert(0, 77)
-    else:
-        memory.firework(ids["a"])["archived_launches"].append(77)
+    memory.collections["fireworks"].remove(memory.firework(ids["b"]))
     plan = memory.plan(report(lost, "FIZZLED"), report(plain, "COMPLETED"))
-    missing = f"Firework {ids['b']}" if kind == "child" else "launch 77"
+    missing = f"Firework {ids['b']}"
     assert reasons(plan.deferred) == {lost: f"{missing} is not in the database"}
     assert applied(plan) == {plain: "COMPLETED"}
     assert plan.released == [other["b"]]
+
+
+@pytest.mark.parametrize("key", ["launches", "archived_launches"])
+def test_a_launch_that_is_gone_is_passed_over(memory, key) -> None:
+    """FireWorks loads the launches that there are (`LazyFirework`)."""
+    ids = memory.add({"a": "b"}, {"b": TOLERANT})
+    launch = memory.reserve(ids["a"])
+    memory.firework(ids["a"])[key].insert(0, 77)
+    plan = memory.apply(report(launch, "FIZZLED"))
+    assert applied(plan) == {launch: "FIZZLED"}
+    assert memory.states(ids) == {"a": "FIZZLED", "b": "READY"}
+    (parent,) = memory.firework(ids["b"])["spec"]["_fizzled_parents"]
+    assert [each["launch_id"] for each in parent["launches"]] == [launch]
+    assert memory.firework(ids["a"])[key].count(77) == 1
+
+
+def test_many_parents_of_a_child_that_is_gone_are_planned_once(memory, monkeypatch) -> None:
+    names = "abcdefgh"
+    ids = memory.add(dict.fromkeys(names, "z"))
+    launches = [memory.reserve(ids[name]) for name in names]
+    memory.collections["fireworks"].remove(memory.firework(ids["z"]))
+    drafts = []
+
+    class Counted(Draft):
+        def __init__(self, *args) -> None:
+            drafts.append(1)
+            super().__init__(*args)
+
+    monkeypatch.setattr("fwcore.plan.Draft", Counted)
+    world = memory.world()
+    world.gone.fireworks.add(ids["z"])
+    told = [report(launch, "COMPLETED") for launch in launches]
+    plan = plan_reports(world, told, memory.now)
+    assert len(plan.deferred) == len(names)
+    assert len(drafts) == 1
 
 
 def test_an_empty_batch(memory) -> None:
