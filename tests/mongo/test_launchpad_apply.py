@@ -376,6 +376,21 @@ def test_what_is_known_costs_only_reads(db_uri, lp_name, lp) -> None:
     watched.close()
 
 
+def test_a_child_that_is_paused_while_it_is_defused_is_defused(lp, db, db_uri, lp_name) -> None:
+    """Paused, it would run when it is resumed: the action that gives it up is applied but once."""
+    ids = add(lp, {"a": "b"})
+    wire = Wire()
+    slow = LaunchPad.from_uri(db_uri, lp_name, event_listeners=[wire])
+    pause = {"$set": {"state": "PAUSED", "updated_on": utcnow()}}
+    wire.interrupt(
+        "update", "fireworks", lambda: db.fireworks.update_one({"fw_id": ids["b"]}, pause)
+    )
+    slow.apply(reports(stage(lp, ids["a"]), defuse_children=True))
+    slow.close()
+    assert wire.interrupted
+    assert states(db) == {ids["a"]: "COMPLETED", ids["b"]: "DEFUSED"}
+
+
 def test_a_job_whose_firework_was_rerun_does_not_keep_its_run_open_by_its_pings(lp, db) -> None:
     rerun, plain = stage(lp, *(add(lp, {"a": ""})["a"] for _ in range(2)))
     lp.apply(reports([rerun, plain], "RUNNING"))
