@@ -288,8 +288,6 @@ def _apply(draft: Draft, report: Report) -> Outcome:
         draft.change_runs(report.launch_id, deprecated=True)
         why = "the launch is archived: its Firework was rerun or cancelled meanwhile"
         return Outcome(report.launch_id, launch["fw_id"], reason=why)
-    # The one that has run comes first: what it does is not refused for what its duplicates have done.
-    owners = sorted(owners, key=lambda fw_id: fw_id != launch["fw_id"])
     for fw_id in owners:
         draft.flow(fw_id)
     if launch["state"] in ACTIVE:
