@@ -232,6 +232,7 @@ class Agent:
             self._watch.watch_launches(self._places)
             self._parts.queue.tend()
             way_back.recover(self._places, result)
+            way_back.close(self._places, result)
         else:
             places = {key: place for key, place in self._places.items() if place in touched}
             way_back.recover(places, result)

@@ -31,6 +31,9 @@ LOST_WATCHED = 7 * 86400.0
 #: Bytes of reports that are in memory at once, unless a single one has more.
 BATCH_BYTES = 64 * 1024 * 1024
 
+#: Told of a run that is retired although its job has said nothing.
+SUPERSEDED = "its Firework was rerun or cancelled meanwhile: its offline run is retired"
+
 _LOOKED_AT = (OFFLINE_JSON, PING_JSON, ACTION_JSON)
 
 T = TypeVar("T")
@@ -131,6 +134,11 @@ class WayBack:
         left = {key: place for key, place in places.items() if key not in settled}
         for looks in _batches(self._changed(left), lambda look: look.size):
             self._apply_places(looks, result)
+
+    def close(self, places: Mapping[int, str], result: Result) -> None:
+        """Close the offline runs of these launches that no report can end: those of Fireworks that were rerun."""
+        for run in self._launchpad.retire_superseded(places):
+            result.ignore(run.launch_id, run.fw_id, SUPERSEDED)
 
     def recover_file(self, file: Path, result: Result) -> None:
         """Apply the reports in a file that holds what a job wrote to stderr. Raises FwagentError."""

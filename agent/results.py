@@ -52,6 +52,10 @@ class Result:
         """Note what will be tried again."""
         self.deferred.append({"launch_id": launch_id, "fw_id": fw_id, "reason": reason})
 
+    def ignore(self, launch_id: int, fw_id: int, reason: str) -> None:
+        """Note what is settled without having been applied."""
+        self.ignored.append({"launch_id": launch_id, "fw_id": fw_id, "reason": reason})
+
     def claim(self, claim: Claim) -> None:
         """Note a reservation whose launch directory is ready."""
         self.claimed.append(

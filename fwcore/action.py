@@ -8,7 +8,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from fwrunner.protocol.action import EMPTY, InvalidAction, apply_modifiers
+from fwrunner.protocol.action import (
+    EMPTY,
+    InvalidAction,
+    apply_modifiers,
+    with_whole_workflows,
+)
 
 Document = dict[str, Any]
 
@@ -22,7 +27,7 @@ _SPEC_DEPTH, _PARENT_DEPTH = _LEVELS - 1, _LEVELS - 3
 
 
 def normalized(action: Document) -> Document:
-    """Return an action with every key that FireWorks stores; single objects become lists.
+    """Return an action with every key that FireWorks stores; single objects become lists, workflows whole.
 
     Raises InvalidAction, naming the place, for what FireWorks could not load or MongoDB not store.
     """
@@ -37,7 +42,7 @@ def normalized(action: Document) -> Document:
             raise InvalidAction(f"{key!r} is not an object")
     if not storable(result):
         _find_unstorable(result, "", 0)
-    return result
+    return with_whole_workflows(result)
 
 
 #: The modifiers that alter a list instead of replacing it.
@@ -155,6 +160,13 @@ def _encodable(text: str) -> bool:
     except UnicodeEncodeError:
         return False
     return True
+
+
+def without_growth(action: Document) -> Document:
+    """Return the action of a failed launch with what it would have added set aside, as ``stored_data._action``."""
+    grown = {key: action[key] for key in ("additions", "detours", "append_wfs") if action[key]}
+    stored = {**action["stored_data"], "_action": grown}
+    return {**action, **{key: [] for key in grown}, "stored_data": stored}
 
 
 def failure(message: str, stacktrace: str = "") -> Document:

@@ -72,6 +72,10 @@ class Draft:
         """Tell whether a Firework is in one of the locked workflows."""
         return fw_id in self._flow_of
 
+    def require_children(self, fw_id: int) -> None:
+        """Raise Defer where a child of a Firework that is about to end is gone: before anything is changed."""
+        self._require(self.flow(fw_id).children(fw_id))
+
     def foresee(self, fw_ids: Iterable[int], launch_ids: Iterable[int]) -> None:
         """Ask at once for what will be looked at: Fireworks, and all the owners of launches."""
         fireworks = set(fw_ids) - self.world.fireworks.keys() - self.world.gone.fireworks
@@ -138,6 +142,11 @@ class Draft:
             self.mirror_state(fw_id, before)
             return []
         state = self._derived_state(fw_id)
+        if state == "COMPLETED" and before != state and (why := self._refusal(fw_id)):
+            state = "FIZZLED"
+            details = {"_message": why, "_stacktrace": ""}
+            spec = self.firework(fw_id)["spec"]
+            self.change_firework(fw_id, spec={**spec, "_exception_details": details})
         self.mirror_state(fw_id, state)
         if state == before:
             return []
@@ -167,8 +176,27 @@ class Draft:
         return launch["state"] if launch else "READY"
 
     def _representative(self, fw_id: int) -> Document | None:
-        found = representative(self.launch(number) for number in self.firework(fw_id)["launches"])
+        found = representative(self._launches_of(fw_id, "launches"))
         return dict(found) if found is not None else None
+
+    def _launches_of(self, fw_id: int, key: str) -> list[Document]:
+        """Return the launches in a list of a Firework; those without a document are passed over, as in FireWorks."""
+        gone = self.world.gone.launches
+        return [self.launch(number) for number in self.firework(fw_id)[key] if number not in gone]
+
+    def _refusal(self, fw_id: int) -> str:
+        """Return why the action of a Firework that becomes COMPLETED cannot be applied; "" if it can."""
+        launch = self._representative(fw_id) or {}
+        action: Document = launch.get("action") or {}
+        checked, _growths = self._checked.get(fw_id, (None, []))
+        try:
+            if checked is not action:
+                action = self._stored_action(launch)
+            # Also where it was checked before: other Fireworks may have changed what it concerns.
+            self.check_action(fw_id, action)
+        except InvalidAction as error:
+            return f"the action of launch {launch['launch_id']} cannot be applied: {error}"
+        return ""
 
     def _whole(self, fw_id: int) -> Document:
         """Return a Firework as its children are told about it: one object for all of them.
@@ -176,8 +204,8 @@ class Draft:
         One that would be nested too deep is told in brief.
         """
         firework = self.firework(fw_id)
-        launches = [self.launch(number) for number in firework["launches"]]
-        archived = [self.launch(number) for number in firework["archived_launches"]]
+        launches = self._launches_of(fw_id, "launches")
+        archived = self._launches_of(fw_id, "archived_launches")
         parts = [firework, *launches, *archived]
         known, whole = self._wholes.get(fw_id, ([], {}))
         if list(map(id, parts)) != list(map(id, known)):
@@ -200,7 +228,9 @@ class Draft:
             raise InvalidAction("a Firework that it adds would outgrow MongoDB's 16 MiB")
         if fw_id in self.world.cramped:
             raise InvalidAction("its workflow, with what it adds, would outgrow MongoDB's 16 MiB")
-        growths = growths_of(action, fw_id)
+        known, growths = self._checked.get(fw_id, (None, []))
+        if known is not action:
+            growths = growths_of(action, fw_id)
         for parent in dict.fromkeys(parent for growth in growths for parent in growth.parents):
             if self._flow_of.get(parent) is not flow:
                 raise InvalidAction(f"Firework {parent} is not in the same workflow")
@@ -261,18 +291,9 @@ class Draft:
         return fw_id not in self.world.full or self.world.fits(fw_id, spec)
 
     def _apply_action(self, fw_id: int) -> list[int]:
-        """Apply the action of a Firework that has just become COMPLETED; return the Fireworks it adds."""
-        launch = self._representative(fw_id) or {}
-        action: Document = launch.get("action") or {}
-        try:
-            checked, growths = self._checked.get(fw_id, (None, []))
-            if checked is not action:
-                action = self._stored_action(launch)
-                self.check_action(fw_id, action)
-                growths = self._checked[fw_id][1]
-            specs = self._specs_after(fw_id, action)
-        except InvalidAction as error:
-            raise Defer(f"the action of Firework {fw_id} cannot be applied: {error}") from error
+        """Apply the action of a Firework that has just become COMPLETED, which was checked; return what it adds."""
+        action, growths = self._checked[fw_id]
+        specs = self._specs_after(fw_id, action)
         for target, spec in specs.items():
             self.change_firework(target, spec=spec)
         flow = self.flow(fw_id)

@@ -17,24 +17,27 @@ Fireworks a workflow.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime
+from functools import partial
 from types import MappingProxyType
-from typing import Any
+from typing import Any, TypeVar
 
 from fwcore import action as actions
 from fwcore import history as histories
 from fwcore.documents import iso
 from fwcore.draft import Draft, launch_write
+from fwcore.growth import growths_of
 from fwcore.lost import VANISHED, disproves, facts_of, is_lost
-from fwcore.states import ACTIVE
+from fwcore.states import ACTIVE, HELD
 from fwcore.trackers import followed
 from fwcore.world import Defer, Ignore, Missing, World, Write
 from fwrunner.protocol import Report
 from fwrunner.protocol.action import InvalidAction
 
 Document = dict[str, Any]
+T = TypeVar("T")
 
 #: In an offline run: since when its launch is lost, as text; null once it is known not to be.
 LOST = "fwagent.lost"
@@ -107,23 +110,41 @@ def plan_reports(world: World, reports: Iterable[Report], now: datetime) -> Plan
 
     Raises Missing when ``world`` lacks documents.
     """
-    plan, missing = Plan(), Missing()
     foreign: list[Outcome] = []
-    remaining = list(_most_advanced(_genuine(world, reports, foreign)).values())
+    news = list(_most_advanced(_genuine(world, reports, foreign)).values())
+    plan = _played(world, now, news, _apply, partial(_rejected, world))
+    plan.ignored += foreign
+    return plan
+
+
+def _played(
+    world: World,
+    now: datetime,
+    items: list[T],
+    play: Callable[[Draft, T], Outcome],
+    rejected: Callable[[T, str], Outcome],
+) -> Plan:
+    """Return the plan of items that are played through one after the other, on one draft.
+
+    An item that raises Ignore or Defer leaves nothing in the plan. One that is played, and has a reason
+    nevertheless, is ignored. Raises Missing when ``world`` lacks documents.
+    """
+    plan, missing = Plan(), Missing()
+    ignored: list[Outcome] = []
+    remaining = list(items)
     draft = Draft(world, now)
     position = 0
     while position < len(remaining):
-        report = remaining[position]
+        item = remaining[position]
         before = draft.changes
         try:
-            outcome = _apply(draft, report)
+            outcome = play(draft, item)
         except Missing as more:
             # What the others need as well is read at once.
             missing.add(more)
-        except Ignore as why:
-            plan.ignored.append(_rejected(world, report, str(why)))
-        except Defer as why:
-            plan.deferred.append(_rejected(world, report, str(why)))
+        except (Ignore, Defer) as why:
+            told = ignored if isinstance(why, Ignore) else plan.deferred
+            told.append(rejected(item, str(why)))
             remaining.pop(position)
             if draft.changes != before:
                 # Part of it is in the draft already: begin again without it.
@@ -132,11 +153,12 @@ def plan_reports(world: World, reports: Iterable[Report], now: datetime) -> Plan
                     outcomes.clear()
             continue
         else:
-            (plan.applied if draft.changes != before else plan.known).append(outcome)
+            changed = plan.applied if draft.changes != before else plan.known
+            (plan.ignored if outcome.reason else changed).append(outcome)
         position += 1
     if missing:
         raise missing
-    plan.ignored += foreign
+    plan.ignored += ignored
     return _completed(plan, draft)
 
 
@@ -179,18 +201,17 @@ def plan_share(world: World, duplicates: Mapping[int, Iterable[int]], now: datet
     """Return the writes that give READY Fireworks the launches of those that they duplicate.
 
     Their state then follows from these launches, as ``LaunchPad._steal_launches`` has it. Both workflows
-    must be locked: a launch that ends meanwhile would not know of its new owner.
+    must be locked: a launch that ends meanwhile would not know of its new owner. Ignored are those that are no
+    duplicates any more.
     """
-    plan = Plan()
-    draft = Draft(world, now)
-    for fw_id, originals in duplicates.items():
-        try:
-            state = _share(draft, fw_id, originals)
-        except (Ignore, Defer) as why:
-            plan.deferred.append(Outcome(0, fw_id, reason=str(why)))
-        else:
-            plan.applied.append(Outcome(0, fw_id, state))
-    return _completed(plan, draft)
+
+    def play(draft: Draft, fw_id: int) -> Outcome:
+        return Outcome(0, fw_id, _share(draft, fw_id, duplicates[fw_id]))
+
+    def rejected(fw_id: int, reason: str) -> Outcome:
+        return Outcome(0, fw_id, reason=reason)
+
+    return _played(world, now, list(duplicates), play, rejected)
 
 
 def _share(draft: Draft, fw_id: int, originals: Iterable[int]) -> str:
@@ -220,20 +241,19 @@ def plan_cancel(
     ``vanished`` tells of launches whose job was lost before it began what the queue said; it is kept in their
     history, so that the next loss of the same Firework can be counted.
     """
-    plan = Plan()
-    draft = Draft(world, now)
-    for launch_id in dict.fromkeys(launch_ids):
+
+    def fw_id_of(launch_id: int) -> int | None:
         launch = world.launches.get(launch_id)
-        fw_id = launch["fw_id"] if launch else None
-        try:
-            _cancel(draft, launch_id, vanished.get(launch_id))
-        except Ignore as why:
-            plan.ignored.append(Outcome(launch_id, fw_id, reason=str(why)))
-        except Defer as why:
-            plan.deferred.append(Outcome(launch_id, fw_id, reason=str(why)))
-        else:
-            plan.applied.append(Outcome(launch_id, fw_id, "READY"))
-    return _completed(plan, draft)
+        return launch["fw_id"] if launch else None
+
+    def play(draft: Draft, launch_id: int) -> Outcome:
+        _cancel(draft, launch_id, vanished.get(launch_id))
+        return Outcome(launch_id, fw_id_of(launch_id), "READY")
+
+    def rejected(launch_id: int, reason: str) -> Outcome:
+        return Outcome(launch_id, fw_id_of(launch_id), reason=reason)
+
+    return _played(world, now, list(dict.fromkeys(launch_ids)), play, rejected)
 
 
 def _cancel(draft: Draft, launch_id: int, vanished: str | None) -> None:
@@ -303,12 +323,17 @@ def _apply(draft: Draft, report: Report) -> Outcome:
         # An open run of a superseded launch would be offered for ever, and FireWorks would apply the
         # action of the newer launch again at each recovery (C16, W38).
         draft.change_runs(report.launch_id, deprecated=True)
-        raise Ignore("the launch is archived: its Firework was rerun or cancelled meanwhile")
+        why = "the launch is archived: its Firework was rerun or cancelled meanwhile"
+        return Outcome(report.launch_id, launch["fw_id"], reason=why)
     for fw_id in owners:
         draft.flow(fw_id)
     given_up = is_lost(launch)
     if launch["state"] in ACTIVE or (given_up and disproves(report, launch)):
-        report = _applicable(draft, owners, report)
+        for fw_id in owners:
+            # One that has not begun yet does not end with its launch.
+            if report.final and (given_up or draft.firework(fw_id)["state"] in ACTIVE):
+                draft.require_children(fw_id)
+        report = _applicable(draft, launch, owners, report)
         record(draft, launch, report)
         _mark_runs(draft, report, given_up)
         if given_up and not report.final:
@@ -357,24 +382,40 @@ def _check_identity(world: World, report: Report) -> None:
     if tokens and report.token not in tokens:
         raise Ignore("the token is not the one that was given to this launch")
     if runs and all(run["deprecated"] for run in runs):
-        raise Ignore("the offline run is retired (lpad forget_offline, or declared lost)")
+        raise Ignore("the offline run is retired (rerun, lpad forget_offline, or declared lost)")
 
 
-def _applicable(draft: Draft, owners: list[int], report: Report) -> Report:
-    """Return the report with a whole action, or the FIZZLED one that it is if its action is unusable."""
+def _applicable(draft: Draft, launch: Document, owners: list[int], report: Report) -> Report:
+    """Return the report with a whole action, or the FIZZLED one that it is if its action is unusable.
+
+    Whether it can be applied is for the Firework that has run to say. One of its duplicates to whose workflow it
+    cannot be applied is FIZZLED alone.
+    """
     if not report.final:
         return report
     try:
         action = actions.normalized(report.fwaction or {})
     except InvalidAction as error:
         return _fizzled(report, f"the action cannot be stored: {error}")
-    if report.state == "COMPLETED":
-        try:
-            for fw_id in owners:
-                draft.check_action(fw_id, action)
-        except InvalidAction as error:
+    try:
+        # What FireWorks cannot load is not stored where it loads it, whoever applies it.
+        if report.state == "COMPLETED" and _has_a_say(draft, launch, owners):
+            draft.check_action(launch["fw_id"], action)
+        else:
+            growths_of(action, launch["fw_id"])
+    except InvalidAction as error:
+        if report.state == "COMPLETED":
             return _fizzled(report, f"the action cannot be applied: {error}", action)
+        action = actions.without_growth(action)
     return report._replace(fwaction=action)
+
+
+def _has_a_say(draft: Draft, launch: Document, owners: list[int]) -> bool:
+    """Tell whether the Firework that has run applies its action: a held one only once it is let go."""
+    if launch["fw_id"] not in owners:
+        return False
+    state = draft.firework(launch["fw_id"])["state"]
+    return state != "COMPLETED" and (state not in HELD or len(owners) == 1)
 
 
 def _fizzled(report: Report, message: str, action: Document | None = None) -> Report:

@@ -7,7 +7,7 @@ import json
 from typing import Any, Callable, Dict, List
 
 from fwrunner import protocol
-from fwrunner.protocol.action import EMPTY, InvalidAction, apply_modifiers
+from fwrunner.protocol.action import EMPTY, InvalidAction, apply_modifiers, with_whole_workflows
 
 Action = Dict[str, Any]
 
@@ -20,7 +20,7 @@ class Fault(Exception):
 
 
 def read_action(result: Any) -> Action:
-    """Return the FWAction that a task's result means, its values unchanged.
+    """Return the FWAction that a task's result means, its values unchanged, but new workflows made whole.
 
     The result may be nothing (None or, as in FireWorks, anything empty), an object like FireWorks'
     own FWAction, an object with ``as_dict`` or ``to_dict``, or a dict with keys of an FWAction.
@@ -38,7 +38,7 @@ def read_action(result: Any) -> Action:
             raise Fault(
                 f"it returned a {type_name(result)} with {key!r:.40}, which no FWAction has"
             )
-    return {key: _member(key, given.get(key)) for key in EMPTY}
+    return with_whole_workflows({key: _member(key, given.get(key)) for key in EMPTY})
 
 
 def is_action(value: Any) -> bool:

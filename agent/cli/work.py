@@ -64,7 +64,9 @@ def sync(ctx: typer.Context, config: ConfigOption = None, as_json: JsonOption = 
         else:
             worker = parts.config.fworker().name
             parts.launchpad.resume(is_gone)
-            parts.way_back.recover(parts.way_back.places(worker), result)
+            places = parts.way_back.places(worker)
+            parts.way_back.recover(places, result)
+            parts.way_back.close(places, result)
             _reconcile(parts, result)
             parts.way_out.launch(parts.way_out.capacity(), result)
             parts.way_out.tell_passed_over(result)
@@ -118,6 +120,7 @@ def recover(
         worker = parts.config.fworker().name
         places = parts.way_back.places(None if any_worker else worker, fw_id, registered_for=worker)
         parts.way_back.recover(places, result, outbox=not fw_id)
+        parts.way_back.close(places, result)
     _finish(result, as_json)
 
 

@@ -16,10 +16,10 @@ import bson
 from pymongo import ASCENDING, DESCENDING, UpdateOne
 
 from fwcore import documents
-from fwcore.launchpad.isolation import Isolating
 from fwcore.launchpad.journal import Overtaken
 from fwcore.launchpad.reading import WHOLE, is_id
 from fwcore.launchpad.records import BATCH, Applied, Claim, PlaceLaunch
+from fwcore.launchpad.runs import OfflineRuns
 from fwcore.launchpad.session import batches
 from fwcore.plan import Outcome, Plan, plan_cancel, plan_claim, plan_share
 from fwcore.worker import Worker
@@ -44,11 +44,11 @@ _EXACT = frozenset(
 _QUESTION = 8 * 1024 * 1024
 
 
-class Claims(Isolating):
+class Claims(OfflineRuns):
     """Reserves Fireworks."""
 
-    #: {fw_id: why} of the READY Fireworks that the last claim has passed over because they, or their workflows,
-    #: are damaged. Each claim looks at them again.
+    #: {fw_id: why} of the READY Fireworks that the last claim has passed over because they, their workflows, or
+    #: the result that they are to share, are damaged. Each claim looks at them again.
     passed_over: Mapping[int, str] = MappingProxyType({})
 
     def claim(
@@ -194,6 +194,10 @@ class Claims(Isolating):
         with self._locked(concerned) as (token, world):
             self._read(world, concerned, [])
             plan = self._planned(world, partial(plan_share, world, duplicates, self._clock()))
+            locked = set(world.refused.values()) - set(world.damaged.values())
+            for outcome in plan.deferred:
+                if outcome.reason not in locked:
+                    self._pass_over({"fw_id": outcome.fw_id}, outcome.reason)
             self._commit(plan, token)
 
     def _reserve(
@@ -230,6 +234,7 @@ class Claims(Isolating):
                 self._db.launches.insert_many(launches)
                 won = self._take(free, launches, now)
                 self._discard(launch for launch in launches if launch["fw_id"] not in won)
+                self._retire_superseded(_earlier(won.values()))
                 plan = self._planned(world, partial(plan_claim, world, won, now))
                 self._execute(plan.writes, token)
             return self._claims(launches, won)
@@ -374,7 +379,9 @@ class Claims(Isolating):
         """Insert the offline runs of claims whose launch directories are staged.
 
         They keep the queue that their jobs go to; with ``by_hand`` a person will submit them, nobody knows when.
+        Those of earlier launches are retired, and so is one whose Firework was rerun since it was claimed.
         """
+        claims = list(claims)
         now = self._clock()
         runs = [
             documents.new_offline_run(
@@ -396,7 +403,10 @@ class Claims(Isolating):
         if writes:
             with self._reaching():
                 self._db.offline_runs.bulk_write(writes, ordered=False)
-            self._check_lease()
+                self._check_lease()
+                archived = (claim.firework.get("archived_launches", ()) for claim in claims)
+                earlier = {launch["launch_id"] for each in archived for launch in each}
+                self._retire_superseded(earlier | {claim.launch_id for claim in claims})
 
     def record_jobs(self, job_ids: Mapping[int, str]) -> None:
         """Store the queue's job id of each launch, where FireWorks looks for reservation ids."""
@@ -481,6 +491,10 @@ def _reservation(seen: Document, reserved: Document, launch_id: int) -> Document
 def _known(launches: Mapping[int, Document], numbers: Iterable[int] | None) -> list[Document]:
     """Return the launches with these numbers, but for those that somebody has deleted."""
     return [launches[number] for number in numbers or () if number in launches]
+
+
+def _earlier(fireworks: Iterable[Document]) -> set[int]:
+    return {number for firework in fireworks for number in firework.get("archived_launches") or ()}
 
 
 def _member(world: World, fw_id: int) -> bool:

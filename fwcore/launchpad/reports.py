@@ -8,9 +8,9 @@ from functools import partial
 from typing import Any
 
 from fwcore.growth import count_added
-from fwcore.launchpad.isolation import Isolating
 from fwcore.launchpad.journal import Fenced, Overtaken
 from fwcore.launchpad.records import BATCH, Applied, Track
+from fwcore.launchpad.runs import OfflineRuns
 from fwcore.launchpad.session import batches
 from fwcore.plan import Outcome, Plan, is_heartbeat, plan_heartbeats, plan_reports
 from fwcore.states import ACTIVE
@@ -20,7 +20,7 @@ from fwrunner.protocol import Report
 Document = dict[str, Any]
 
 
-class Reports(Isolating):
+class Reports(OfflineRuns):
     """Applies reports."""
 
     def apply(self, reports: Iterable[Report], *, track: Track | None = None) -> Applied:
@@ -64,7 +64,10 @@ class Reports(Isolating):
 
     def _apply_beats(self, reports: list[Report], launches: dict[int, Document]) -> Plan:
         world = World(launches=launches)
-        self._read_runs(world, {report.launch_id for report in reports})
+        launch_ids = {report.launch_id for report in reports}
+        # A job whose Firework was rerun lives on for a while; its run must not.
+        self._retire_superseded(launch_ids)
+        self._read_runs(world, launch_ids)
         plan = plan_heartbeats(world, reports)
         self._tell_of_life(self._fitting(launches, plan.writes))
         return plan

@@ -220,7 +220,17 @@ def rebased(write: Write, firework: Document) -> Write:
 
 def _holds(write: Write, firework: Document) -> bool:
     """Tell whether a Firework gets its new state in spite of the one that somebody has given it since."""
-    return _overtakes(write, firework["state"]) or _set_back(write, firework)
+    state = firework["state"]
+    return _overtakes(write, state) or _set_back(write, firework) or _defuses(write, state)
+
+
+def _defuses(write: Write, state: str) -> bool:
+    """Tell whether a Firework is given up in spite of a pause, which would let it run when it is resumed."""
+    return write.update["$set"].get("state") == "DEFUSED" and state in (
+        "PAUSED",
+        "WAITING",
+        "READY",
+    )
 
 
 def _overtakes(write: Write, state: str) -> bool:

@@ -27,6 +27,29 @@ class InvalidAction(ValueError):
     """An action that cannot be stored or applied, with the reason for people."""
 
 
+def with_whole_workflows(action: Document) -> Document:
+    """Return an action that has all keys with the ``links``, ``metadata`` and ``detour`` that new workflows lack.
+
+    FireWorks cannot load a launch without them (2.1.4, ``Workflow.from_dict``): it FIZZLES the Firework.
+    """
+    grown = {
+        key: [_whole_workflow(each) for each in action[key]] for key in ("additions", "detours")
+    }
+    grown["append_wfs"] = [
+        dict({"detour": False}, **dict(each, workflow=_whole_workflow(each["workflow"])))
+        if isinstance(each, dict) and "workflow" in each
+        else each
+        for each in action["append_wfs"]
+    ]
+    return dict(action, **grown)
+
+
+def _whole_workflow(source: Any) -> Any:
+    if not isinstance(source, dict) or "fws" not in source:
+        return source
+    return dict(source, **{k: {} for k in ("links", "metadata") if source.get(k) is None})
+
+
 def apply_modifiers(spec: Document, modifiers: List[Document]) -> None:
     """Apply ``mod_spec`` to a spec, in order and in place.
 

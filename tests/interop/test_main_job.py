@@ -214,6 +214,64 @@ def test_a_launch_that_qlaunch_made_is_found_without_registering(
     assert fwagent("recover")["applied"] == []
 
 
+def test_what_lpad_reruns_is_launched_again_and_lpad_recovers_no_result_twice(
+    fireworks: FireWorks, fwagent: Fwagent, tmp_path: Path
+) -> None:
+    """The first job is killed; with its run left open FireWorks would push to `log` at every recovery."""
+    push: dict[str, Any] = {
+        "_fw_name": "PyTask",
+        "func": "math.sqrt",
+        "args": [4.0],
+        "outputs": ["log"],
+    }
+    push["chunk_number"] = 1
+    fws = [{"fw_id": 1, "spec": {"_tasks": [push]}}, {"fw_id": 2, "spec": {"_tasks": [push]}}]
+    workflow = tmp_path / "pushing.json"
+    workflow.write_text(json.dumps({"fws": fws, "links": {"1": [2]}, "metadata": {}}))
+    fireworks.lpad("add", workflow)
+    [killed] = fwagent("launch")["claimed"]
+    started = Path(killed["launch_dir"]) / "FW_offline.json"
+    began = {"started_on": "2026-11-23T12:00:00.000001+00:00"}
+    started.write_text(json.dumps({**json.loads(started.read_text()), **began}))
+    [applied] = fwagent("recover")["applied"]
+    assert applied["state"] == "RUNNING"
+
+    fireworks.lpad("rerun_fws", "-i", "1")
+    [again] = fwagent("launch")["claimed"]
+    run_fwrunner(again["launch_dir"])
+    [applied] = fwagent("recover")["applied"]
+    assert applied == {"launch_id": again["launch_id"], "fw_id": 1, "state": "COMPLETED"}
+
+    for _time in range(2):
+        assert "0 job(s) recovered" in fireworks.lpad("recover_offline").stdout
+    child = fireworks.python("result = launchpad().fireworks.find_one({'fw_id': 2})")
+    assert (child["state"], child["spec"]["log"]) == ("READY", [2.0])
+
+
+@pytest.mark.parametrize("recovered_by", ["fwagent", "lpad"])
+def test_new_workflows_without_metadata_or_links_can_be_loaded_by_fireworks(
+    fireworks: FireWorks, fwagent: Fwagent, tmp_path: Path, recovered_by: str
+) -> None:
+    new = {"fws": [{"fw_id": -1, "spec": {"_tasks": [{"_fw_name": "ScriptTask", "script": ":"}]}}]}
+    (tmp_path / "FWAction.json").write_text(json.dumps({"detours": [{**new, "links": {}}]}))
+    copy = {"_fw_name": "ScriptTask", "script": f"cp {tmp_path}/FWAction.json ."}
+    fws = [{"fw_id": n, "spec": {"_tasks": [copy]}} for n in (1, 2)]
+    workflow = tmp_path / "detouring.json"
+    workflow.write_text(json.dumps({"fws": fws, "links": {"1": [2]}, "metadata": {}}))
+    fireworks.lpad("add", workflow)
+    [claimed] = fwagent("launch", "--stage-only")["claimed"]
+    run_fwrunner(claimed["launch_dir"])
+    if recovered_by == "lpad":
+        fireworks.lpad("recover_offline")
+    else:
+        fwagent("recover")
+    fireworks.lpad("admin", "refresh", "-i", "1")
+    states = fireworks.python(
+        "result = [f['state'] for f in launchpad().fireworks.find().sort('fw_id', 1)]"
+    )
+    assert states == ["COMPLETED", "WAITING", "READY"]
+
+
 def test_a_firework_that_fails_keeps_its_checkpoint_for_a_rerun_that_goes_on_from_it(
     fireworks: FireWorks, fwagent: Fwagent, tmp_path: Path
 ) -> None:

@@ -185,7 +185,7 @@ def test_nothing_of_theirs_and_nothing_of_ours_is_lost(
     # Reports of runs that somebody has rerun, or defused, meanwhile; nothing else.
     assert ours.ignored <= {
         "the launch is archived",
-        "the offline run is retired (lpad forget_offline, or declared lost)",
+        "the offline run is retired (rerun, lpad forget_offline, or declared lost)",
     }
     check_states(database)
     check_launches(database)

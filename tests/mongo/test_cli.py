@@ -382,6 +382,18 @@ def test_recover_for_people(site, store):
     ]
 
 
+@pytest.mark.parametrize("command", ["recover", "sync"])
+def test_the_run_of_a_firework_that_was_rerun_is_retired(site, store, command):
+    store.add()
+    claim = only(store.stock_launches(site.root))
+    store.rerun(claim.fw_id)
+    row = only(site.json(command)["ignored"])
+    assert (row["launch_id"], row["fw_id"]) == (claim.launch_id, claim.fw_id)
+    assert "its Firework was rerun" in row["reason"]
+    assert store.db.offline_runs.find_one({"launch_id": claim.launch_id})["deprecated"] is True
+    assert site.json("recover")["ignored"] == []
+
+
 def test_recover_leaves_other_workers_alone_unless_told(site, store):
     store.add()
     store.add()

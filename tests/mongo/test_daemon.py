@@ -132,6 +132,22 @@ def test_the_sweep_finds_what_no_event_tells(site, store):
     assert store.state(claim.fw_id) == "COMPLETED"
 
 
+def test_the_sweep_retires_what_lpad_has_left_open(site, store):
+    """Runs that say nothing any more, of Fireworks that were rerun; such databases are there already."""
+    store.add()
+    store.add()
+    rerun, plain = store.stock_launches(site.home, n=2)
+    store.rerun(rerun.fw_id)
+    with site.daemon() as daemon:
+        daemon.wait_for("ignored", launch_id=rerun.launch_id)
+    closed = {run["launch_id"]: run["deprecated"] for run in store.db.offline_runs.find()}
+    assert {n: closed[n] for n in (rerun.launch_id, plain.launch_id)} == {
+        rerun.launch_id: True,
+        plain.launch_id: False,
+    }
+    assert store.db.launches.find_one({"launch_id": rerun.launch_id})["state"] == "RESERVED"
+
+
 def report_into(outbox, claim, token):
     report = Report(claim.launch_id, "COMPLETED", "/gone", claim.fw_id, token, fwaction={})
     write_report(str(outbox / outbox_name(claim.launch_id, token, final=True)), report)

@@ -8,6 +8,7 @@ import pytest
 from pymongo.errors import DocumentTooLarge
 
 from fwcore.launchpad import LaunchPad
+from fwcore.launchpad.runs import OPEN
 from fwcore.worker import Worker
 from tests.support.launchpads import (
     TASKS,
@@ -253,6 +254,60 @@ def test_cancel_leaves_running_and_locked_ones(lp, db) -> None:
     assert {doc["state"] for doc in db.fireworks.find()} == {"RUNNING", "RESERVED"}
 
 
+# ------------------------------------------------------------------------- runs of earlier launches
+
+
+def rerun_by_lpad(db, fw_id) -> None:
+    """`lpad rerun_fws`: it leaves the offline runs as they are."""
+    launches = db.fireworks.find_one({"fw_id": fw_id})["launches"]
+    change = {"state": "READY", "launches": [], "archived_launches": launches}
+    db.fireworks.update_one({"fw_id": fw_id}, {"$set": change})
+    db.workflows.update_one({"nodes": fw_id}, {"$set": {f"fw_states.{fw_id}": "READY"}})
+
+
+def open_runs(db) -> set[int]:
+    return {run["launch_id"] for run in db.offline_runs.find(OPEN)}
+
+
+def test_the_open_run_of_an_earlier_launch_ends_with_the_next_reservation(lp, db) -> None:
+    ids = add(lp, {"a": "", "b": "", "c": ""})
+    first, other, shared = stage(lp, *ids.values())
+    db.fireworks.update_one({"fw_id": ids["b"]}, {"$push": {"launches": shared.launch_id}})
+    rerun_by_lpad(db, ids["a"])
+    rerun_by_lpad(db, ids["c"])
+    again = lp.claim(WORKER, 2)
+    assert len(again) == 2
+    # `b` still counts on the launch that `c` has given up.
+    assert open_runs(db) == {other.launch_id, shared.launch_id}
+    lp.open_runs(again)
+    theirs = {claim.launch_id for claim in again}
+    assert open_runs(db) == {other.launch_id, shared.launch_id, *theirs}
+    assert "is retired" in lp.apply([report(first)]).ignored[0].reason
+
+
+def test_a_run_that_is_opened_too_late_is_closed_at_once(lp, db) -> None:
+    """Between its reservation and its run the Firework was rerun, and reserved by another process."""
+    ids = add(lp, {"a": "", "b": ""})
+    late, plain = sorted(lp.claim(WORKER, 2), key=lambda claim: claim.fw_id)
+    rerun_by_lpad(db, ids["a"])
+    (again,) = stage(lp, ids["a"])
+    lp.open_runs([late, plain])
+    assert late.launch_id not in open_runs(db)
+    assert open_runs(db) == {again.launch_id, plain.launch_id}
+
+
+def test_an_earlier_run_that_was_opened_after_the_reservation_ends_with_the_next_run(
+    lp, db
+) -> None:
+    ids = add(lp, {"a": ""})
+    stage(lp, ids["a"])
+    rerun_by_lpad(db, ids["a"])
+    (again,) = lp.claim(WORKER, 1)
+    db.offline_runs.update_one({}, {"$set": {"deprecated": False}})
+    lp.open_runs([again])
+    assert open_runs(db) == {again.launch_id}
+
+
 # ------------------------------------------------------------------------------------- duplicates
 
 EXACT = {"n": 1, "_dupefinder": {"_fw_name": "DupeFinderExact"}}
@@ -284,11 +339,23 @@ def test_a_duplicate_of_a_firework_in_a_locked_workflow_waits(lp, db) -> None:
     add(lp, {"a": ""}, {"a": EXACT})
     db.workflows.update_one({"nodes": original}, {"$set": {"locked": True}})
     assert lp.claim(WORKER, 5) == []
+    assert not lp.passed_over
     assert lp.fw_states()[original + 1][0] == "READY"
     db.workflows.update_one({"nodes": original}, {"$unset": {"locked": ""}})
     assert lp.claim(WORKER, 5) == []
     assert lp.fw_states()[original + 1][0] == "RESERVED"
     assert len(db.fireworks.distinct("launches")) == db.launches.count_documents({}) == 1
+
+
+def test_a_duplicate_that_cannot_take_the_result_is_named(lp, db) -> None:
+    lp.apply(reports(stage(lp, add(lp, {"a": ""}, {"a": EXACT})["a"])))
+    again = add(lp, {"a": "b"}, {"a": EXACT})
+    db.fireworks.delete_one({"fw_id": again["b"]})
+    assert lp.claim(WORKER, 5) == []
+    assert lp.passed_over == {again["a"]: f"Firework {again['b']} is not in the database"}
+    found = db.fireworks.find_one({"fw_id": again["a"]})
+    assert (found["state"], found["launches"]) == ("READY", [])
+    assert db.workflows.count_documents({"locked": {"$exists": True}}) == 0
 
 
 def test_a_claim_asks_for_duplicates_only_where_a_firework_does(lp, db_uri, lp_name) -> None:

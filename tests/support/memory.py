@@ -14,7 +14,7 @@ from functools import partial
 from typing import Any, TypeVar
 
 from fwcore import documents
-from fwcore.plan import Plan, plan_cancel, plan_claim, plan_reports
+from fwcore.plan import Plan, plan_cancel, plan_claim, plan_reports, plan_share
 from fwcore.rerun import Changes, plan_defuse, plan_rerun, plan_rerun_lost
 from fwcore.worker import Worker
 from fwcore.world import Missing, World, Write
@@ -252,7 +252,15 @@ class Memory:
 
     def cancel(self, *launch_ids: int, vanished: Mapping[int, str] | None = None) -> Plan:
         """Take reservations back."""
-        plan = plan_cancel(self.world(), launch_ids, self.now, vanished or {})
+        make = partial(plan_cancel, launch_ids=launch_ids, now=self.now, vanished=vanished or {})
+        plan = self._planned(self.world(), make)
+        self.execute(plan.writes)
+        return plan
+
+    def share(self, duplicates: Mapping[int, Iterable[int]]) -> Plan:
+        """Give READY Fireworks the launches of those that they duplicate."""
+        make = partial(plan_share, duplicates=duplicates, now=self.now)
+        plan = self._planned(self.world(), make)
         self.execute(plan.writes)
         return plan
 

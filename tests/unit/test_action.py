@@ -136,6 +136,24 @@ def test_a_shallow_copy_is_enough_to_keep_the_old_spec(modifiers) -> None:
     assert old == SPEC
 
 
+def test_new_workflows_get_what_fireworks_cannot_load_them_without() -> None:
+    new = {"fws": [{"fw_id": -1, "spec": {"_tasks": []}}]}
+    single = {"fw_id": -2, "spec": {"_tasks": []}}
+    given = {
+        "additions": [{**new, "links": None}, single],
+        "append_wfs": [{"workflow": new, "parents": []}, "what is this"],
+    }
+    before = copy.deepcopy(given)
+    found = normalized(given)
+    whole = {**new, "links": {}, "metadata": {}}
+    assert found["additions"] == [whole, single]
+    appended = {"workflow": whole, "parents": [], "detour": False}
+    assert found["append_wfs"] == [appended, "what is this"]
+    assert given == before
+    again = {"additions": [{**whole, "metadata": {"m": 1}}]}
+    assert normalized(again)["additions"] == again["additions"]
+
+
 def test_an_action_gets_every_key_and_single_objects_become_lists() -> None:
     single = {"_push": {"l": 1}}
     found = normalized({"mod_spec": single, "exit": 1, "detours": {"fws": []}, "foreign": 5})
@@ -145,7 +163,7 @@ def test_an_action_gets_every_key_and_single_objects_become_lists() -> None:
         "update_spec": {},
         "mod_spec": [single],
         "additions": [],
-        "detours": [{"fws": []}],
+        "detours": [{"fws": [], "links": {}, "metadata": {}}],
         "append_wfs": [],
         "defuse_children": False,
         "defuse_workflow": False,

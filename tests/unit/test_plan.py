@@ -10,6 +10,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from fwcore.action import storable
+from fwcore.draft import Draft
 from fwcore.plan import (
     is_heartbeat,
     plan_cancel,
@@ -275,13 +276,34 @@ def test_an_action_that_adds_what_is_no_workflow_fizzles_that_firework_only(memo
     assert memory.states(ids) == {"a": "FIZZLED", "b": "WAITING"}
     stored = memory.launch(growing)["action"]["stored_data"]
     assert growth in stored["_message"]
-    assert stored["_action"][growth] == [{"fws": []}]
+    assert stored["_action"][growth][0].items() >= {"fws": []}.items()
 
 
 def test_a_failed_launch_may_say_that_it_would_have_added_fireworks(memory) -> None:
     ids = memory.add({"a": ""})
-    memory.complete(ids["a"], "FIZZLED", additions=[{"fws": []}])
+    addition: dict[str, object] = {"spec": {"_tasks": []}}
+    launch = memory.complete(ids["a"], "FIZZLED", additions=[addition], stored_data={"why": 1})
     assert memory.states(ids) == {"a": "FIZZLED"}
+    action = memory.launch(launch)["action"]
+    assert (action["additions"], action["stored_data"]) == ([addition], {"why": 1})
+
+
+def test_what_fireworks_could_not_load_of_a_failed_launch_is_set_aside(memory) -> None:
+    launch = memory.complete(
+        memory.add({"a": ""})["a"], "FIZZLED", additions=["no workflow"], stored_data={"why": 1}
+    )
+    action = memory.launch(launch)["action"]
+    assert action["additions"] == []
+    assert action["stored_data"] == {"why": 1, "_action": {"additions": ["no workflow"]}}
+
+
+def test_what_fireworks_could_not_load_is_not_stored_for_those_that_do_not_apply_it(memory) -> None:
+    own, other = memory.add({"a": ""}), memory.add({"a": ""})
+    launch = shared(memory, own["a"], other["a"])
+    memory.set_state(own["a"], "PAUSED")
+    memory.apply(report(launch, "COMPLETED", detours=["no workflow"]))
+    assert memory.launch(launch)["state"] == "FIZZLED"
+    assert memory.launch(launch)["action"]["detours"] == []
 
 
 @pytest.mark.parametrize(
@@ -325,9 +347,9 @@ def test_what_the_job_computed_stays_readable_when_its_modifiers_fail(memory) ->
 def test_every_reason_is_told_once_when_a_batch_is_begun_again(memory) -> None:
     ids, other, third = (memory.add({"a": "b"}) for _ in range(3))
     growing, tangled, plain = (memory.run(each["a"]) for each in (ids, other, third))
-    # An older launch of `b` whose action cannot be applied comes to light when its parent ends.
+    # An older launch of `b` whose action cannot be read comes to light when its parent ends.
     older = memory.complete(other["b"])
-    memory.launch(older)["action"]["detours"] = [{"fws": []}]
+    memory.launch(older)["action"] = {"gridfs_id": "0"}
     memory.set_state(other["b"], "WAITING")
     plan = memory.plan(
         report(plain, "COMPLETED"),
@@ -359,6 +381,109 @@ def test_duplicates_that_share_a_launch_complete_together(memory) -> None:
         assert memory.firework(ids["b"])["spec"]["x"] == 1
 
 
+UNSET = {"mod_spec": [{"_unset": {"key": 1}}]}
+HAS = {"b": {"key": 1}}
+
+
+def shared(memory: Memory, *fw_ids: int) -> int:
+    """Return a launch of the first of these Fireworks that is that of all of them."""
+    launch = memory.reserve(fw_ids[0])
+    for fw_id in fw_ids[1:]:
+        memory.firework(fw_id)["launches"].append(launch)
+        memory.set_state(fw_id, "RESERVED")
+    return launch
+
+
+@pytest.mark.parametrize(
+    "action",
+    [
+        UNSET,
+        {"append_wfs": [{"workflow": {"spec": {"_tasks": []}}, "parents": [1], "detour": False}]},
+    ],
+)
+def test_a_duplicate_to_whose_workflow_an_action_cannot_be_applied_fizzles_alone(
+    memory, action
+) -> None:
+    own, live = memory.add({"a": "b"}, HAS), memory.add({"a": "b"})
+    launch = shared(memory, own["a"], live["a"])
+    assert applied(memory.apply(report(launch, "COMPLETED", **action))) == {launch: "COMPLETED"}
+    assert memory.states(own) == {"a": "COMPLETED", "b": "READY"}
+    assert "key" not in memory.firework(own["b"])["spec"] or action is not UNSET
+    assert memory.states(live) == {"a": "FIZZLED", "b": "WAITING"}
+    assert memory.workflow(live["a"])["state"] == "FIZZLED"
+    details = memory.firework(live["a"])["spec"]["_exception_details"]
+    assert f"the action of launch {launch} cannot be applied: " in details["_message"]
+    assert memory.offline_run(launch)["completed"] is True
+    # Told again, it changes nothing; rerun, it forgets.
+    assert not memory.apply(report(launch, "COMPLETED", **action)).writes
+    memory.rerun(live["a"])
+    assert "_exception_details" not in memory.firework(live["a"])["spec"]
+
+
+def test_an_action_that_does_not_suit_the_firework_that_has_run_fizzles_its_duplicates_too(
+    memory,
+) -> None:
+    own, live = memory.add({"a": "b"}), memory.add({"a": "b"}, HAS)
+    launch = shared(memory, own["a"], live["a"])
+    memory.apply(report(launch, "COMPLETED", **UNSET))
+    assert memory.launch(launch)["state"] == "FIZZLED"
+    assert memory.states(own) == memory.states(live) == {"a": "FIZZLED", "b": "WAITING"}
+
+
+@pytest.mark.parametrize("state", ["COMPLETED", *sorted(HELD)])
+def test_a_duplicate_that_does_not_apply_an_action_has_no_say(memory, state) -> None:
+    own, other = memory.add({"a": "b"}, HAS), memory.add({"a": "b"})
+    launch = shared(memory, own["a"], other["a"])
+    if state == "COMPLETED":
+        memory.firework(other["a"])["launches"].insert(
+            0, memory.complete(memory.add({"a": ""})["a"])
+        )
+    memory.set_state(other["a"], state)
+    assert applied(memory.apply(report(launch, "COMPLETED", **UNSET))) == {launch: "COMPLETED"}
+    assert memory.states(own) == {"a": "COMPLETED", "b": "READY"}
+    assert memory.states(other) == {"a": state, "b": "WAITING"}
+
+
+def test_a_held_firework_that_has_run_has_no_say_over_its_duplicates(memory) -> None:
+    own, live = memory.add({"a": "b"}), memory.add({"a": "b"}, HAS)
+    launch = shared(memory, own["a"], live["a"])
+    memory.set_state(own["a"], "PAUSED")
+    memory.apply(report(launch, "COMPLETED", **UNSET))
+    assert memory.states(live) == {"a": "COMPLETED", "b": "READY"}
+    assert memory.states(own) == {"a": "PAUSED", "b": "WAITING"}
+
+
+def test_duplicates_with_a_common_child_do_not_wait_for_ever(memory) -> None:
+    """What the first of them removes the second cannot remove again; FireWorks has the same order."""
+    ids = memory.add({"a": "c", "b": "c"}, {"c": {"key": 1}})
+    launch = shared(memory, ids["b"], ids["a"])
+    plan = memory.apply(report(launch, "COMPLETED", **UNSET))
+    assert applied(plan) == {launch: "COMPLETED"}
+    assert memory.states(ids) == {"a": "COMPLETED", "b": "FIZZLED", "c": "WAITING"}
+
+
+def test_an_older_result_that_cannot_be_applied_does_not_hold_up_its_parents(memory) -> None:
+    ids = memory.add({"a": "b", "b": "c"})
+    launch = memory.run(ids["a"])
+    older = memory.complete(ids["b"])
+    memory.launch(older)["action"]["mod_spec"] = UNSET["mod_spec"]
+    memory.set_state(ids["b"], "WAITING")
+    assert applied(memory.apply(report(launch, "COMPLETED"))) == {launch: "COMPLETED"}
+    assert memory.states(ids) == {"a": "COMPLETED", "b": "FIZZLED", "c": "WAITING"}
+    assert "no such key" in memory.firework(ids["b"])["spec"]["_exception_details"]["_message"]
+
+
+def test_a_duplicate_whose_workflow_does_not_suit_the_result_is_fizzled(memory) -> None:
+    first, second = memory.add({"a": "b"}, HAS), memory.add({"a": "b"})
+    memory.complete(first["a"], **UNSET)
+    plan = memory.share({second["a"]: [first["a"]]})
+    assert [(each.fw_id, each.state) for each in plan.applied] == [(second["a"], "FIZZLED")]
+    assert memory.states(second) == {"a": "FIZZLED", "b": "WAITING"}
+    assert (
+        "_unset of 'key'" in memory.firework(second["a"])["spec"]["_exception_details"]["_message"]
+    )
+
+
 def test_a_shared_launch_waits_until_all_its_workflows_are_ours(memory) -> None:
     first, second = memory.add({"a": "b"}), memory.add({"a": "b"})
     launch = memory.reserve(first["a"])
@@ -369,6 +494,39 @@ def test_a_shared_launch_waits_until_all_its_workflows_are_ours(memory) -> None:
     plan = plan_reports(world, [report(launch, "COMPLETED")], memory.now)
     assert nothing_done(plan)
     assert reasons(plan.deferred) == {launch: "the workflow is locked by FireWorks"}
+
+
+def test_a_duplicate_gets_the_result_of_what_it_duplicates(memory) -> None:
+    first, second = memory.add({"a": "b"}), memory.add({"a": "b"})
+    launch = memory.complete(first["a"], update_spec={"x": 1})
+    plan = memory.share({second["a"]: [first["a"]]})
+    assert [(each.fw_id, each.state) for each in plan.applied] == [(second["a"], "COMPLETED")]
+    assert plan.released == [second["b"]]
+    assert memory.firework(second["a"])["launches"] == [launch]
+    assert memory.firework(second["b"])["spec"]["x"] == 1
+
+
+@pytest.mark.parametrize("kind", ["its child is gone", "the action cannot be read"])
+def test_a_duplicate_that_cannot_take_the_result_stays_as_it_was(memory, kind) -> None:
+    """And the one beside it takes it."""
+    first, broken, sound = (memory.add({"a": "b"}) for _ in range(3))
+    other = memory.add({"a": ""})
+    memory.complete(first["a"])
+    launch = memory.complete(other["a"])
+    if kind == "its child is gone":
+        memory.collections["fireworks"].remove(memory.firework(broken["b"]))
+        why, original = f"Firework {broken['b']} is not in the database", first["a"]
+    else:
+        memory.launch(launch)["action"] = {"gridfs_id": "0"}
+        why, original = f"the action of launch {launch} cannot be read", other["a"]
+    before = copy.deepcopy(memory.firework(broken["a"]))
+    plan = memory.share({broken["a"]: [original], sound["a"]: [first["a"]]})
+    assert [each.fw_id for each in plan.deferred] == [broken["a"]]
+    assert why in plan.deferred[0].reason
+    assert memory.firework(broken["a"]) == before
+    assert memory.workflow(broken["a"])["fw_states"][str(broken["a"])] == "READY"
+    assert [each.fw_id for each in plan.applied] == [sound["a"]]
+    assert plan.released == [sound["b"]]
 
 
 # ---------------------------------------------------------------------- reports that are not for us
@@ -460,21 +618,62 @@ def test_a_firework_without_a_workflow(memory) -> None:
     assert applied(plan) == {plain: "COMPLETED"}
 
 
-@pytest.mark.parametrize("kind", ["child", "older launch", "archived launch of a failed parent"])
-def test_a_document_that_is_gone_defers_what_needs_it_and_harms_no_other(memory, kind) -> None:
+def test_what_is_ignored_half_way_leaves_nothing_behind(memory) -> None:
+    """Its workflow links to a child that it does not have."""
+    ids, other = memory.add({"a": "b"}), memory.add({"a": ""})
+    lost, plain = memory.reserve(ids["a"]), memory.reserve(other["a"])
+    memory.workflow(ids["a"])["nodes"].remove(ids["b"])
+    plan = memory.plan(report(lost, "COMPLETED"), report(plain, "COMPLETED"))
+    assert reasons(plan.ignored) == {lost: f"no workflow holds Firework {ids['b']}"}
+    assert applied(plan) == {plain: "COMPLETED"}
+    touched = {write.filter.get("launch_id") or write.filter.get("fw_id") for write in plan.writes}
+    assert not touched & {lost, ids["a"]}
+
+
+def test_a_child_that_is_gone_defers_what_needs_it_and_harms_no_other(memory) -> None:
     ids, other = memory.add({"a": "b"}, {"b": TOLERANT}), memory.add({"a": "b"})
     lost, plain = memory.reserve(ids["a"]), memory.reserve(other["a"])
-    if kind == "child":
-        memory.collections["fireworks"].remove(memory.firework(ids["b"]))
-    elif kind == "older launch":
-        memory.firework(ids["a"])["launches"].insert(0, 77)
-    else:
-        memory.firework(ids["a"])["archived_launches"].append(77)
+    memory.collections["fireworks"].remove(memory.firework(ids["b"]))
     plan = memory.plan(report(lost, "FIZZLED"), report(plain, "COMPLETED"))
-    missing = f"Firework {ids['b']}" if kind == "child" else "launch 77"
+    missing = f"Firework {ids['b']}"
     assert reasons(plan.deferred) == {lost: f"{missing} is not in the database"}
     assert applied(plan) == {plain: "COMPLETED"}
     assert plan.released == [other["b"]]
+
+
+@pytest.mark.parametrize("key", ["launches", "archived_launches"])
+def test_a_launch_that_is_gone_is_passed_over(memory, key) -> None:
+    """FireWorks loads the launches that there are (`LazyFirework`)."""
+    ids = memory.add({"a": "b"}, {"b": TOLERANT})
+    launch = memory.reserve(ids["a"])
+    memory.firework(ids["a"])[key].insert(0, 77)
+    plan = memory.apply(report(launch, "FIZZLED"))
+    assert applied(plan) == {launch: "FIZZLED"}
+    assert memory.states(ids) == {"a": "FIZZLED", "b": "READY"}
+    (parent,) = memory.firework(ids["b"])["spec"]["_fizzled_parents"]
+    assert [each["launch_id"] for each in parent["launches"]] == [launch]
+    assert memory.firework(ids["a"])[key].count(77) == 1
+
+
+def test_many_parents_of_a_child_that_is_gone_are_planned_once(memory, monkeypatch) -> None:
+    names = "abcdefgh"
+    ids = memory.add(dict.fromkeys(names, "z"))
+    launches = [memory.reserve(ids[name]) for name in names]
+    memory.collections["fireworks"].remove(memory.firework(ids["z"]))
+    drafts = []
+
+    class Counted(Draft):
+        def __init__(self, *args) -> None:
+            drafts.append(1)
+            super().__init__(*args)
+
+    monkeypatch.setattr("fwcore.plan.Draft", Counted)
+    world = memory.world()
+    world.gone.fireworks.add(ids["z"])
+    told = [report(launch, "COMPLETED") for launch in launches]
+    plan = plan_reports(world, told, memory.now)
+    assert len(plan.deferred) == len(names)
+    assert len(drafts) == 1
 
 
 def test_an_empty_batch(memory) -> None:
@@ -757,6 +956,21 @@ def test_cancel_of_a_held_firework_keeps_it_held(memory) -> None:
     memory.cancel(launch)
     assert memory.states(ids) == {"a": "DEFUSED"}
     assert memory.launch(launch)["state"] == "READY"
+
+
+def test_cancel_does_the_whole_of_a_launch_or_nothing(memory) -> None:
+    """Its Firework cannot be looked at again, for a parent that it would be told about is gone."""
+    ids, other = memory.add({"a": "b"}, {"b": TOLERANT}), memory.add({"a": ""})
+    memory.complete(ids["a"], "FIZZLED")
+    broken, plain = memory.reserve(ids["b"]), memory.reserve(other["a"])
+    del memory.firework(ids["b"])["spec"]["_fizzled_parents"]
+    memory.collections["fireworks"].remove(memory.firework(ids["a"]))
+    before = copy.deepcopy([memory.firework(ids["b"]), memory.launch(broken)])
+    plan = memory.cancel(broken, plain)
+    assert reasons(plan.deferred) == {broken: f"Firework {ids['a']} is not in the database"}
+    assert [memory.firework(ids["b"]), memory.launch(broken)] == before
+    assert memory.offline_run(broken)["deprecated"] is False
+    assert applied(plan) == {plain: "READY"}
 
 
 def test_cancel_of_a_locked_workflow_is_deferred(memory) -> None:
