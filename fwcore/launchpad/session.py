@@ -240,10 +240,10 @@ class Session(Replay):
         intent = self._take_over(token)
         try:
             affected = self._replay(intent.get("writes", []), token)
-        except Waits:
-            return False
-        self._unlock(token, {})
-        if affected and not self._again(partial(self._refresh_anew, affected)):
+            self._unlock(token, {})
+            if affected:
+                self._again(partial(self._refresh_anew, affected))
+        except (Overtaken, Waits):
             return False
         if intent.get("queue") and intent["claim"] and intent["queue"] != self.queue_name:
             return False
@@ -254,16 +254,15 @@ class Session(Replay):
             self._erase(token)
         return True
 
-    def _refresh_anew(self, fw_ids: set[int]) -> bool:
-        """Derive the states of Fireworks anew, and have their workflows know them; False if somebody holds one."""
+    def _refresh_anew(self, fw_ids: set[int]) -> None:
+        """Derive the states of Fireworks anew, and have their workflows know them; Waits if somebody holds one."""
         wanted = sorted(fw_ids)
         with self._locked(wanted) as (token, world):
             if fw_ids & (world.refused.keys() - world.damaged.keys()):
-                return False
+                raise Waits
             self._read(world, wanted, [])
             plan = self._planned(world, partial(plan_refresh, world, wanted, self._clock()))
             self._commit(plan, token)
-        return True
 
     def _take_back(self, claim: list[tuple[int, int]], host: str) -> bool:
         """Undo a claim, (launch_id, fw_id) each, that was cut before its jobs were recorded.
