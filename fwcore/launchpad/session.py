@@ -303,10 +303,14 @@ def _fits(world: World, known: dict[int, tuple[Any, int]], fw_id: int, spec: Doc
 def _spec_size(spec: Document, known: dict[int, tuple[Any, int]]) -> int:
     size = 0
     for key, value in spec.items():
-        if id(value) not in known:
-            # The value is kept, too, so that no other one gets its id.
-            known[id(value)] = value, len(bson.encode({"": value}))
-        size += known[id(value)][1] + len(key.encode())
+        # A list of parents is each child's own, the parents in it are shared.
+        parts = value if isinstance(value, list) and len(value) <= _PARENTS else [value]
+        for part in parts:
+            if id(part) not in known:
+                # The value is kept, too, so that no other one gets its id.
+                known[id(part)] = part, len(bson.encode({"": part}))
+            size += known[id(part)][1]
+        size += len(key.encode())
     return size
 
 
