@@ -54,10 +54,21 @@ Submitted = Callable[[str, list[int]], Mapping[int, str] | None]
 class Fenced(FwagentError):
     """This session was, or may have been, taken for dead; others finish or drop what it has begun."""
 
+    def __init__(
+        self,
+        title: str = "this process was stopped for longer than it may be: another agent may have taken over",
+    ) -> None:
+        super().__init__(
+            title, "nothing is lost, and nothing is done twice; it goes on when it may"
+        )
+
+
+class Unlocked(Fenced):
+    """A workflow that was being written is not locked by this session any more, or gone."""
+
     def __init__(self) -> None:
         super().__init__(
-            "this process was stopped for longer than it may be: another agent may have taken over",
-            "nothing is lost, and nothing is done twice; it goes on when it may",
+            "a workflow was unlocked or deleted while it was being changed, or another agent has taken over"
         )
 
 

@@ -244,10 +244,10 @@ class Session(Replay):
         intent = self._take_over(token)
         try:
             affected = self._replay(intent.get("writes", []), token)
-        except Waits:
-            return False
-        self._unlock(token, {})
-        if affected and not self._again(partial(self._refresh_anew, affected)):
+            self._unlock(token, {})
+            if affected:
+                self._again(partial(self._refresh_anew, affected))
+        except (Overtaken, Waits):
             return False
         if intent.get("queue") and intent["claim"] and intent["queue"] != self.queue_name:
             return False
@@ -258,16 +258,15 @@ class Session(Replay):
             self._erase(token)
         return True
 
-    def _refresh_anew(self, fw_ids: set[int]) -> bool:
-        """Derive the states of Fireworks anew, and have their workflows know them; False if somebody holds one."""
+    def _refresh_anew(self, fw_ids: set[int]) -> None:
+        """Derive the states of Fireworks anew, and have their workflows know them; Waits if somebody holds one."""
         wanted = sorted(fw_ids)
         with self._locked(wanted) as (token, world):
             if fw_ids & (world.refused.keys() - world.damaged.keys()):
-                return False
+                raise Waits
             self._read(world, wanted, [])
             plan = self._planned(world, partial(plan_refresh, world, wanted, self._clock()))
             self._commit(plan, token)
-        return True
 
     def _take_back(self, claim: list[tuple[int, int]], host: str) -> bool:
         """Undo a claim, (launch_id, fw_id) each, that was cut before its jobs were recorded.
@@ -308,10 +307,14 @@ def _fits(world: World, known: dict[int, tuple[Any, int]], fw_id: int, spec: Doc
 def _spec_size(spec: Document, known: dict[int, tuple[Any, int]]) -> int:
     size = 0
     for key, value in spec.items():
-        if id(value) not in known:
-            # The value is kept, too, so that no other one gets its id.
-            known[id(value)] = value, len(bson.encode({"": value}))
-        size += known[id(value)][1] + len(key.encode())
+        # A list of parents is each child's own, the parents in it are shared.
+        parts = value if isinstance(value, list) and len(value) <= _PARENTS else [value]
+        for part in parts:
+            if id(part) not in known:
+                # The value is kept, too, so that no other one gets its id.
+                known[id(part)] = part, len(bson.encode({"": part}))
+            size += known[id(part)][1]
+        size += len(key.encode())
     return size
 
 

@@ -12,7 +12,7 @@ from bson.errors import BSONError
 from pymongo import UpdateMany, UpdateOne
 from pymongo.errors import BulkWriteError, OperationFailure
 
-from fwcore.launchpad.journal import Fenced, Overtaken, encoded
+from fwcore.launchpad.journal import Overtaken, Unlocked, encoded
 from fwcore.launchpad.reading import Reading
 from fwcore.states import ACTIVE
 from fwcore.world import Write
@@ -45,7 +45,7 @@ class Writing(Reading):
     def _execute(self, writes: list[Write], token: str) -> None:
         """Make writes for the first time.
 
-        Raises Overtaken if a launch is not as it was read, before a Firework is touched; Fenced if somebody
+        Raises Overtaken if a launch is not as it was read, before a Firework is touched; Unlocked if somebody
         has taken a lock away: the journal tells what is to be finished.
         """
         self._aside.clear()
@@ -55,7 +55,7 @@ class Writing(Reading):
             if collection == "workflows":
                 self._freed[token] = done
                 if done < wanted:
-                    raise Fenced
+                    raise Unlocked
         self._drop_superseded(writes)
 
     def _carry_out(self, writes: Sequence[Write], token: str) -> Iterator[tuple[str, int, int]]:
@@ -128,14 +128,14 @@ class Writing(Reading):
             }
             ours = self._still_locked(token, pending)
             if token in self._half_done and ours != pending.keys():
-                raise Fenced
+                raise Unlocked
             pending = {fw_id: pending[fw_id] for fw_id in ours}
             if not pending:
                 return
             again = [rebased(write, found[fw_id]) for fw_id, write in pending.items()]
             self._write("fireworks", again, token)
         if token in self._half_done:
-            raise Fenced  # whoever keeps changing them: the journal waits
+            raise Unlocked  # whoever keeps changing them: the journal waits
         for write in pending.values():
             self._put_aside(write, token, "somebody keeps changing it")
 

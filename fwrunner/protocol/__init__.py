@@ -222,9 +222,13 @@ def parse_json(data: bytes, name: str) -> Document:
     """Return the JSON object that a file of this name holds; raise Unreadable."""
     try:
         document = json.loads(data.decode("utf-8"))
-    except (ValueError, RecursionError):
+    except (json.JSONDecodeError, UnicodeDecodeError):
         problem = "half-written or not JSON" if data.strip() else "empty"
         raise Unreadable(f"{name} is {problem}") from None
+    except RecursionError:
+        raise Unreadable(f"{name} is nested deeper than Python can read") from None
+    except ValueError:  # Python reads no number of more than some thousand digits
+        raise Unreadable(f"{name} holds an integer of more digits than Python can read") from None
     if not isinstance(document, dict):
         raise Unreadable(f"{name} holds no JSON object")
     return document

@@ -672,6 +672,30 @@ def test_a_journal_whose_launch_somebody_has_ended_otherwise_is_not_carried_out(
     assert left(db) == (0, 0)
 
 
+def test_a_workflow_that_is_deleted_while_it_is_changed(slow, wire, lp, db) -> None:
+    """`lpad delete_wflows` asks for no lock."""
+    gone, other = add(lp, {"a": "b"}), add(lp, {"a": "b"}, {"b": {"log": []}})
+    claims = stage(lp, gone["a"], other["a"])
+    given: Document = {"additions": [ADDED], "mod_spec": [{"_push": {"log": 1}}]}
+    told = [report(claims[0], additions=[ADDED]), report(claims[1], **given)]
+
+    def delete() -> None:
+        db.workflows.delete_one({"nodes": gone["a"]})
+        db.fireworks.delete_many({"fw_id": {"$in": list(gone.values())}})
+        db.launches.delete_one({"launch_id": claims[0].launch_id})
+        db.offline_runs.delete_one({"launch_id": claims[0].launch_id})
+
+    at = ("update", "workflows")
+    wire.interrupt("update", "fireworks", lambda: wire.interrupt(*at, delete))
+    with pytest.raises(Fenced) as caught:
+        slow.apply(told)
+    assert "a workflow was unlocked or deleted" in caught.value.title
+    again = slow.apply(told)
+    assert "not in this database" in again.ignored[0].reason
+    assert [outcome.launch_id for outcome in again.known] == [claims[1].launch_id]
+    whole(db, other)
+
+
 def test_a_journal_waits_for_whoever_holds_what_it_has_begun(slow, lp, db, monkeypatch) -> None:
     ids = add(lp, {"a": "b"}, {"b": {"log": []}})
     told = reports(stage(lp, ids["a"]), additions=[ADDED], mod_spec=[{"_push": {"log": 1}}])
