@@ -14,6 +14,7 @@ from agent.tails import read_tails
 from fwcore.errors import FwagentError
 from fwcore.launchpad import LaunchPad
 from fwcore.launchpad.records import BATCH, Applied
+from fwcore.states import FINAL
 from fwrunner.protocol import (
     ACTION_JSON,
     OFFLINE_JSON,
@@ -88,6 +89,8 @@ class WayBack:
         self._max_size = max_size
         self._rescued = rescued
         self.memory = Memory()
+        # Launches with an open run that had ended in the database when the places were listed.
+        self._ended: set[int] = set()
         #: {launch_id: seconds from its final report's writing to its being in the database}, of the last pass.
         self.latencies: dict[int, float] = {}
 
@@ -99,9 +102,9 @@ class WayBack:
         These are the open offline runs, whoever staged them, and the registered directories. ``worker``
         None means every worker; ``fw_ids`` restricts to the launches of these Fireworks.
         """
-        places = {
-            launch.launch_id: launch.launch_dir for launch in self._launchpad.open_launches(worker)
-        }
+        launches = self._launchpad.open_launches(worker)
+        places = {launch.launch_id: launch.launch_dir for launch in launches}
+        self._ended = {launch.launch_id for launch in launches if launch.state in FINAL}
         if worker is not None:
             # A lost job may turn out not to be: what it still tells is looked for.
             places.update(self._launchpad.lost_places(worker, LOST_WATCHED))
@@ -136,9 +139,17 @@ class WayBack:
             self._apply_places(looks, result)
 
     def close(self, places: Mapping[int, str], result: Result) -> None:
-        """Close the offline runs of these launches that no report can end: those of Fireworks that were rerun."""
+        """Close the offline runs of these launches that no report can end any more.
+
+        Those are of Fireworks that were rerun, and of launches that somebody has run without these files.
+        """
         for run in self._launchpad.retire_superseded(places):
             result.ignore(run.launch_id, run.fw_id, SUPERSEDED)
+        if left := self._ended & places.keys():
+            closed = self._launchpad.close_ended(left)
+            ended = {outcome.launch_id for outcome in closed.applied}
+            result.deferred = [e for e in result.deferred if e["launch_id"] not in ended]
+            result.take(closed)
 
     def recover_file(self, file: Path, result: Result) -> None:
         """Apply the reports in a file that holds what a job wrote to stderr. Raises FwagentError."""

@@ -10,10 +10,10 @@ from typing import Any
 from fwcore.growth import count_added
 from fwcore.launchpad.journal import Fenced, Overtaken
 from fwcore.launchpad.records import BATCH, Applied, Track
-from fwcore.launchpad.runs import OfflineRuns
+from fwcore.launchpad.runs import OPEN, OfflineRuns
 from fwcore.launchpad.session import batches
 from fwcore.plan import Outcome, Plan, is_heartbeat, plan_heartbeats, plan_reports
-from fwcore.states import ACTIVE
+from fwcore.states import ACTIVE, FINAL
 from fwcore.world import World, Write
 from fwrunner.protocol import Report
 
@@ -36,6 +36,28 @@ class Reports(OfflineRuns):
             for batch in batches(list(reports), BATCH):
                 self._apply_batch(batch, track, result)
         return result
+
+    def close_ended(self, launch_ids: Iterable[int]) -> Applied:
+        """Complete the open offline runs of launches that have ended: somebody else has run them (`rlaunch -f`).
+
+        What was left half done then is carried on, as if their reports were applied again. FireWorks' recovery
+        would FIZZLE them, for the files that it looks for are not where they ran.
+        """
+        with self._reaching():
+            open_runs = {"launch_id": {"$in": list(launch_ids)}, **OPEN}
+            wanted = {"launch_id": 1, "fwagent": 1}
+            runs = {run["launch_id"]: run for run in self._db.offline_runs.find(open_runs, wanted)}
+            launches = self._by_id("launches", "launch_id", runs) if runs else {}
+        return self.apply(
+            Report(
+                launch_id=launch_id,
+                state=launch["state"],
+                launch_dir=launch["launch_dir"],
+                token=(runs[launch_id].get("fwagent") or {}).get("token"),
+            )
+            for launch_id, launch in launches.items()
+            if launch["state"] in FINAL
+        )
 
     def _apply_batch(self, reports: list[Report], track: Track | None, result: Applied) -> None:
         launches: dict[int, Document] = {}

@@ -394,6 +394,21 @@ def test_the_run_of_a_firework_that_was_rerun_is_retired(site, store, command):
     assert site.json("recover")["ignored"] == []
 
 
+def test_the_run_of_a_launch_that_rlaunch_has_taken_over_is_completed(site, store):
+    """`rlaunch -f` runs it elsewhere: there are no files of an offline run, and never will be."""
+    first, child = store.add({}, {}, links={1: [2]})
+    claim = only(store.stock_launches(site.root))
+    elsewhere = {"launch_dir": str(site.home), "state": "COMPLETED", "action": None}
+    store.db.launches.update_one({"launch_id": claim.launch_id}, {"$set": elsewhere})
+    done = entries(site.json("recover"))
+    assert done == {
+        "applied": [{"launch_id": claim.launch_id, "fw_id": first, "state": "COMPLETED"}]
+    }
+    assert store.db.offline_runs.find_one()["completed"] is True
+    assert store.states() == {first: "COMPLETED", child: "READY"}
+    assert entries(site.json("recover")) == {}
+
+
 def test_recover_leaves_other_workers_alone_unless_told(site, store):
     store.add()
     store.add()
