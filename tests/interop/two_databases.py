@@ -15,7 +15,6 @@ from pymongo import DeleteOne, InsertOne
 
 from agent.mongod import Mongod
 from fwcore.launchpad import LaunchPad
-from fwcore.plan import is_heartbeat
 from fwcore.states import HELD
 from fwcore.worker import Worker
 from fwrunner.protocol import OFFLINE_JSON, PING_JSON, Report, read_report
@@ -442,6 +441,9 @@ class Played:
             raise Unlike(f"we defer what FireWorks recovers: {done.deferred}")
         became = {each.launch_id: each.state for each in done.applied}
         by_launch = {each.launch_id: each for each in reports}
+        if reasons := self._fizzled_alone(before):
+            self.alone(launch_ids, reasons)
+            return
         for launch_id in launch_ids:
             report = by_launch.get(launch_id)
             self.count("nothing new", launch_id not in became)
@@ -462,20 +464,38 @@ class Played:
         if move.stale:
             self.again(reports)
 
-    def superseded(self, launch_id: int, before: Documents) -> None:
-        """See to it that a launch that nobody has any more changes nothing but its own run.
+    def _fizzled_alone(self, before: Documents) -> list[str]:
+        """Return why Fireworks were FIZZLED although their launch is COMPLETED."""
+        return [
+            firework["spec"]["_exception_details"]["_message"]
+            for key, firework in self.bench.documents("ours")["fireworks"].items()
+            if firework["state"] == "FIZZLED"
+            and "_exception_details" in firework["spec"]
+            and "_exception_details" not in before["fireworks"][key]["spec"]
+        ]
 
-        While it is RUNNING, its pings go to the launch alone, without a lock; its run is retired with its end.
+    def alone(self, launch_ids: list[int], reasons: list[str]) -> None:
+        """See to it that FireWorks fails, too, where we FIZZLE a duplicate alone; go on from what we made of it.
+
+        FireWorks FIZZLES whoever counts on the launch then.
         """
+        failed = [self.bench.ask("recover", launch_id=launch_id) for launch_id in launch_ids]
+        if not any(failed) and not all(map(STRICTER.search, reasons)):
+            raise Unlike(f"we refuse what FireWorks accepts: {reasons}")
+        self.theirs = self.bench.documents("theirs")
+        self.copy("ours")
+        self.count("FIZZLED alone", len(reasons))
+
+    def superseded(self, launch_id: int, before: Documents) -> None:
+        """See to it that a launch that nobody has any more changes nothing but its own run, which is retired."""
         found = self.bench.documents("ours")
         launch, run = found["launches"][launch_id], found["offline_runs"][launch_id]
         report = read_report(launch["launch_dir"])
         if not isinstance(report, Report):
             return
-        beat = is_heartbeat(before["launches"][launch_id], report)
-        if not beat and repr(launch) != repr(before["launches"][launch_id]):
+        if repr(launch) != repr(before["launches"][launch_id]):
             raise Unlike(f"the superseded launch {launch_id} has changed: {launch}")
-        if not beat and not run["deprecated"]:
+        if not run["deprecated"]:
             raise Unlike(f"the run of the superseded launch {launch_id} stays open")
         theirs = self.bench.databases["theirs"]
         theirs.launches.replace_one({"_id": launch["_id"]}, launch)
