@@ -63,20 +63,23 @@ def status(
 
 def _watch(look: Callable[[], str | list[str]]) -> None:
     """Show what a look finds, again and again; as JSON, an object a line."""
-    import time
-    from contextlib import suppress
+    import signal
+    from threading import Event
 
     from rich.live import Live
     from rich.text import Text
 
-    with suppress(KeyboardInterrupt), Live(auto_refresh=False) as screen:
-        while True:
+    # An exception from a signal may come where a library swallows it.
+    end = Event()
+    signal.signal(signal.SIGINT, lambda _number, _frame: end.set())
+    with Live(auto_refresh=False) as screen:
+        while not end.is_set():
             found = look()
             if isinstance(found, str):
                 typer.echo(found)
             else:
                 screen.update(Text("\n".join(found)), refresh=True)
-            time.sleep(_EVERY)
+            end.wait(_EVERY)
 
 
 def runs(

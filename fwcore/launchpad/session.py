@@ -106,15 +106,15 @@ class Session(Replay):
                 finished = self._tried(token)
                 if finished:
                     self._erase(token)
-                elif token not in self._stuck:
-                    self._later.add(token)
             except BaseException:
                 self._open.add(token)
                 raise
             if finished or token in self._stuck:
                 self._untold.pop(token, None)
-            else:
-                self._open.add(token)  # somebody holds a workflow of it
+                continue
+            # Somebody holds a workflow of it, or the queue does not tell: the next `resume` asks again.
+            self._open.discard(token)
+            self._later.add(token)
 
     def _new_fw_ids(self, count: int) -> range:
         first = self._allocate("next_fw_id", count, self._in_force()) if count else 0
