@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from fwrunner import node
 from fwrunner.launch import Launch
 from fwrunner.supervise import run
 from tests.support.jobs import Job, pythons
@@ -19,6 +20,14 @@ FUNCTIONS = """
 
     def leave():
         os._exit(3)
+
+    def leave_far():
+        daemon(start_new_session=True)
+        pings = set()
+        while len(pings) < 3:  # the second may have looked just before, but not the third
+            with open("FW_ping.json") as file:
+                pings.add(file.read())
+        leave()
 
     def exit_python():
         sys.exit(0)
@@ -170,6 +179,11 @@ class TestDeaths:
     def test_what_the_dead_left_running_is_ended(self, job):
         assert job.stage("daemon()", "leave()").run()[0] == 1
         assert gone(int((job.place / "pid").read_text()))
+
+    def test_what_they_left_in_another_session_is_ended(self, job):
+        """If a ping has seen it: its parent is gone."""
+        assert job.stage("leave_far()", ping_interval=0.05).run()[0] == 1
+        assert not running(int((job.place / "pid").read_text()))
 
     def test_what_was_told_just_before_counts(self, job, monkeypatch):
         """The tasks end while the supervisor is busy: it sees their end before it has heard the result."""
@@ -347,6 +361,30 @@ class TestSignals:
         assert process.returncode == 0
         assert job.report().state == "COMPLETED"
 
+    @pytest.mark.parametrize("end", [signal.SIGTERM, signal.SIGUSR1])
+    @pytest.mark.parametrize("python", pythons())
+    def test_reach_other_process_groups(self, job, end, python):
+        """As `timeout`, `setsid` and shells with job control make them."""
+        told = "trap 'echo told >> told; exit' TERM USR1; echo $$; while :; do sleep 0.05; done"
+        (job.root / "command").write_text(told)
+        job.stage(f"timeout 60 sh {job.root}/command; echo done")
+        process = job.start(python)
+        child = int(process.stdout.readline())
+        process.send_signal(end)
+        assert gone(child)
+        process.communicate(timeout=20)
+        assert set((job.place / "told").read_text().split()) == {"told"}
+        assert job.stored()["_message"].endswith(f"ended by {end.name}")
+
+    def test_leave_no_orphan_in_another_process_group(self, job):
+        job.stage("setsid -w sh -c 'trap \"\" TERM; echo $$; while :; do sleep 1; done'; echo done")
+        process = job.start()
+        child = int(process.stdout.readline())
+        process.terminate()
+        process.communicate(timeout=20)
+        assert job.stored()["_message"].endswith("ended by SIGTERM")
+        assert not running(child)
+
     def test_leave_no_orphan(self, job):
         job.stage("daemon()", "trap '' INT; sleep 60 & echo $!; wait", "no")
         process = job.start()
@@ -387,6 +425,24 @@ class TestTerminal:
         assert process.wait(timeout=10) == 1
         os.close(controller)
         assert job.stored()["_message"].endswith("ended by SIGINT")
+
+    def test_a_signal_to_the_supervisor_alone(self, job):
+        import pty
+
+        job.stage("echo $$; sleep 60; echo no")
+        controller, terminal = pty.openpty()
+        process = job.start(
+            stdin=terminal, start_new_session=True, preexec_fn=_take_terminal
+        )  # fmt: skip
+        os.close(terminal)
+        shell = int(process.stdout.readline())
+        before = [shell, *node.family(shell)]
+        process.terminate()
+        process.communicate(timeout=10)  # the end of stdout: all of them have ended
+        os.close(controller)
+        assert job.stored()["_message"].endswith("ended by SIGTERM")
+        assert len(before) > 2
+        assert not any(running(pid) for pid in before)
 
 
 def _take_terminal() -> None:
