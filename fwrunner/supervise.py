@@ -243,8 +243,7 @@ class _Supervisor:
         times = [ping_at] if self._state is None else []
         times += [at for at in (self._kill_at, self._nudge_at) if at is not None]
         timeout = max(0.0, min(times) - time.monotonic()) if times else None
-        heard: List[Any] = [self._bell, self._channel] if self._channel.open else [self._bell]
-        ready = select.select(heard, [], [], timeout)[0]
+        ready: List[Any] = select.select([self._bell, self._channel], [], [], timeout)[0]
         if self._bell in ready:
             came = self._bell.came()
             for position, number in enumerate(came):

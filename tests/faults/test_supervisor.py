@@ -29,6 +29,19 @@ FUNCTIONS = """
                 pings.add(file.read())
         leave()
 
+    def close_all(first, opened):
+        # As daemons do; then what opens files has the numbers that were closed.
+        os.closerange(first, 4096)
+        for number in range(opened):
+            kept.append(open("data", "ab"))
+
+    def close_all_for_sockets():
+        import socket
+        os.closerange(3, 4096)
+        kept.extend(socket.socketpair() for _ in range(6))
+
+    kept = []
+
     def exit_python():
         sys.exit(0)
 
@@ -219,6 +232,35 @@ class TestDeaths:
         assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
         assert signal.pthread_sigmask(signal.SIG_BLOCK, []) == set()
         assert len(list(Path("/proc/self/fd").iterdir())) == len(before)
+
+    @pytest.mark.parametrize(
+        "task",
+        [
+            {"func": "job_tasks.close_all", "args": [3, 0]},
+            {"func": "job_tasks.close_all", "args": [0, 0]},
+            {"func": "job_tasks.close_all", "args": [3, 12]},
+            {"func": "job_tasks.close_all_for_sockets"},
+        ],
+        ids=["closed", "streams_too", "files", "sockets"],
+    )
+    @pytest.mark.parametrize("python", pythons())
+    def test_descriptors_that_a_task_closes(self, job, task, python):
+        job.stage({"_fw_name": "PyTask", **task}, "echo x > second")
+        with job.start(python) as process:
+            process.communicate(timeout=10)
+        assert (job.place / "second").exists()
+        assert job.report().state == "COMPLETED"
+        assert job.report().checkpoint["_task_n"] == 1
+        if (job.place / "data").exists():
+            assert (job.place / "data").read_bytes() == b""
+
+    def test_of_the_supervisor_reaches_a_task_that_has_closed_the_channel(self, job):
+        job.stage({"_fw_name": "PyTask", "func": "job_tasks.close_all", "args": [3, 0]}, "deaf()")
+        process = job.start()
+        child = int(process.stdout.readline())
+        process.kill()
+        assert gone(child)
+        process.communicate()
 
     def test_sys_exit_is_a_failure_of_the_task(self, job):
         assert job.stage("exit_python()").run()[0] == 1
