@@ -243,7 +243,8 @@ class _Supervisor:
         times = [ping_at] if self._state is None else []
         times += [at for at in (self._kill_at, self._nudge_at) if at is not None]
         timeout = max(0.0, min(times) - time.monotonic()) if times else None
-        ready: List[Any] = select.select([self._bell, self._channel], [], [], timeout)[0]
+        heard: List[Any] = [self._bell, self._channel]
+        ready = select.select(heard, [], [], timeout)[0]
         if self._bell in ready:
             came = self._bell.came()
             for position, number in enumerate(came):
