@@ -9,7 +9,7 @@ import fcntl
 import json
 import os
 import signal
-from typing import Any, Dict, Iterator, List
+from typing import Any, Dict, Iterator, List, Optional, Tuple
 
 _ACKNOWLEDGED = b"."
 
@@ -24,9 +24,11 @@ class Channel:
         self._up, self._tell = os.pipe()
         self._down, self._acknowledge = os.pipe()
         self._life, self._alive = os.pipe()
+        self._pid = os.getpid()
+        self._pipes = {end: _identity(getattr(self, end)) for end in ("_tell", "_down")}
+        # By which a task that has closed all its descriptors has these again.
+        self._others = {"_tell": (self._up, os.O_WRONLY), "_down": (self._acknowledge, os.O_RDONLY)}
         self._part: List[bytes] = []
-        #: Whether more may be told.
-        self.open = True
 
     def close(self) -> None:
         """Close what this process has of it."""
@@ -53,20 +55,36 @@ class Channel:
     def tell(self, **document: Any) -> None:
         """Tell the supervisor; raise OSError if there is none any more."""
         data = json.dumps(document).encode("ascii") + b"\n"
+        pipe = self._mine("_tell")
         while data:
-            data = data[os.write(self._tell, data) :]
+            data = data[os.write(pipe, data) :]
 
     def wait(self) -> None:
         """Wait until the supervisor lets the tasks go on."""
-        if not os.read(self._down, 1):
+        if not os.read(self._mine("_down"), 1):
             raise OSError("the supervisor is gone")
+
+    def _mine(self, end: str) -> int:
+        """Return the descriptor of an end, opened again if a task has closed it; it may be another file's by now."""
+        number: int = getattr(self, end)
+        if _identity(number) == self._pipes[end]:
+            return number
+        other, flags = self._others[end]
+        opened = os.open(f"/proc/{self._pid}/fd/{other}", flags)
+        try:
+            if _identity(opened) != self._pipes[end]:
+                raise OSError("a task has closed the pipe to the supervisor, which is gone")
+            # Above those of stdin, stdout and stderr, should these be closed, too.
+            number = fcntl.fcntl(opened, fcntl.F_DUPFD_CLOEXEC, 3)
+        finally:
+            os.close(opened)
+        setattr(self, end, number)
+        return number
 
     # -- the supervisor ----------------------------------------------------------------------
 
     def for_the_supervisor(self) -> None:
-        """Keep the ends of the supervisor."""
-        for end in ("_tell", "_down"):
-            self._close(end)
+        """Keep the ends of the supervisor, and those of the tasks: while they are open, these can be had again."""
         os.set_blocking(self._up, False)
 
     def let_go(self) -> None:
@@ -89,7 +107,6 @@ class Channel:
             except BlockingIOError:
                 return
             if not data:
-                self.open = False
                 return
             *lines, rest = data.split(b"\n")
             for line in lines:
@@ -110,3 +127,11 @@ class Channel:
         if number >= 0:
             os.close(number)
             setattr(self, end, -1)
+
+
+def _identity(descriptor: int) -> Optional[Tuple[int, int]]:
+    try:
+        found = os.fstat(descriptor)
+    except OSError:
+        return None  # it is closed
+    return found.st_dev, found.st_ino

@@ -17,13 +17,16 @@ _WALLTIMES = (("PBS_WALLTIME", "PBS_NODEFILE"), ("OAR_JOB_WALLTIME_SECONDS", "OA
 
 
 class Process(NamedTuple):
-    """A running process: its parent, its process group, seconds of CPU, bytes of memory.
+    """A process: its parent, its process group, seconds of CPU, bytes of memory.
 
-    The seconds include those of children that have ended and been waited for.
+    The seconds include those of children that have ended and been waited for. ``started``, in ticks since the
+    boot, tells it from a later one of the same number. One that is ``dead`` has not been waited for.
     """
 
     parent: int
     group: int
+    started: int
+    dead: bool
     cpu: float
     rss: int
 
@@ -59,16 +62,21 @@ def _number(text: Optional[str]) -> Optional[float]:
     return number if 0 < number < 1e12 else None
 
 
-def family(leader: int) -> Dict[int, Process]:
+def family(leader: int, known: Optional[Dict[int, Process]] = None) -> Dict[int, Process]:
     """Return a process, its descendants, and who else is in a process group that it leads.
 
-    Empty where there is no ``/proc``.
+    So, too, with those ``known`` from an earlier look: what has lost its parent since can be found by
+    nothing else. Empty where there is no ``/proc``.
     """
     everyone = _processes()
+    roots = {leader, *(known or ())}
+    for pid, process in (known or {}).items():
+        if pid in everyone and everyone[pid].started != process.started:
+            roots.discard(pid)  # another one has its number by now
     children: Dict[int, List[int]] = {}
     for pid, process in everyone.items():
         children.setdefault(process.parent, []).append(pid)
-    waiting = [pid for pid, process in everyone.items() if leader in (pid, process.group)]
+    waiting = [pid for pid, process in everyone.items() if pid in roots or process.group in roots]
     found: Dict[int, Process] = {}
     while waiting:
         pid = waiting.pop()
@@ -102,6 +110,8 @@ def _process(name: str) -> Optional[Process]:
         return Process(
             parent=int(fields[1]),
             group=int(fields[2]),
+            started=int(fields[19]),
+            dead=fields[0] in (b"Z", b"X"),
             cpu=ticks / os.sysconf("SC_CLK_TCK"),
             rss=int(fields[21]) * os.sysconf("SC_PAGE_SIZE"),
         )

@@ -26,9 +26,13 @@ NOTHING_TO_RUN = 2
 _MARGIN = 3.0
 # Seconds after a signal, and between two nudges from then on.
 _NUDGE = 0.2
+_NUDGE_AGAIN = 1.0
 # Seconds that a process which the tasks left behind has to stop, and between two looks whether it did.
 _LEFT_BEHIND = 2.0
-_LOOK = 0.02
+_LOOK = 0.05
+
+# What a terminal sends to all that is in its foreground.
+_KEYS = (signal.SIGINT, signal.SIGQUIT)
 
 _MEGABYTE = 1024 * 1024
 
@@ -110,6 +114,7 @@ class _Tasks:
     def __init__(self, pid: int, own_group: bool) -> None:
         self.pid = pid
         self._own_group = own_group
+        self._known: Dict[int, node.Process] = {}
         #: What waitpid() said of it, once it has ended.
         self.ended: Optional[int] = None
         if own_group:
@@ -126,36 +131,42 @@ class _Tasks:
                 self.ended = status
         return self.ended is not None
 
+    def family(self) -> Dict[int, node.Process]:
+        """Return all its processes: those it has now, and of those it had when we looked before what still runs.
+
+        A command that ``timeout`` or a shell with job control starts is in another process group, and has
+        another parent once they have ended.
+        """
+        self._known = node.family(self.pid, self._known)
+        return self._known
+
     def signal(self, number: int) -> None:
-        """Send a signal to the whole process group, so that commands get it too."""
-        try:
-            if self._own_group:
-                os.killpg(self.pid, number)
-            elif self.ended is None:
-                os.kill(self.pid, number)
-        except OSError:
-            pass  # nobody is left
+        """Send a signal to all its processes, so that commands get it too."""
+        family = self.family()
+        if self._own_group:
+            _send(os.killpg, self.pid, number)
+        elif self.ended is None:
+            _send(os.kill, self.pid, number)
+            if number in _KEYS:
+                return  # without a process group of their own, the others have got it as we have
+        for pid, process in family.items():
+            if pid != self.pid and not (self._own_group and process.group == self.pid):
+                _send(os.kill, pid, number)
 
     def nudge(self) -> None:
         """Have it see the signal that has reached it, should it have gone to sleep meanwhile."""
+        self.family()  # what it has started since
         if self.ended is None:
             os.kill(self.pid, signals.NUDGE)
 
     def kill(self) -> None:
-        """Kill it, what descends from it in whatever process group, and what is left of its own."""
-        for pid in node.family(self.pid) if self.ended is None else ():
-            try:
-                os.kill(pid, signal.SIGKILL)
-            except OSError:
-                pass
+        """Kill all its processes."""
         self.signal(signal.SIGKILL)
         if self.ended is None:
             self.ended = os.waitpid(self.pid, 0)[1]
 
     def clear(self) -> None:
-        """End what it left behind in its process group."""
-        if not self._own_group:
-            return
+        """End what it left behind."""
         self.signal(signal.SIGTERM)
         until = time.monotonic() + _LEFT_BEHIND
         while self._left() and time.monotonic() < until:
@@ -163,18 +174,25 @@ class _Tasks:
         self.signal(signal.SIGKILL)
 
     def _left(self) -> bool:
-        try:
-            os.killpg(self.pid, 0)
-        except OSError:
-            return False
-        return True
+        family = self.family()
+        if family:
+            return not all(process.dead for process in family.values())
+        return self._own_group and _send(os.killpg, self.pid, 0)  # there may be no /proc
 
     def usage(self) -> Dict[str, Any]:
         """Return the memory in bytes and the seconds of CPU of all its processes."""
-        members = node.family(self.pid).values()
+        members = self.family().values()
         if not members:
             return {}
         return {"rss": sum(i.rss for i in members), "cpu": round(sum(i.cpu for i in members), 2)}
+
+
+def _send(kill: Callable[[int, int], None], to: int, number: int) -> bool:
+    try:
+        kill(to, number)
+    except OSError:
+        return False  # nobody is left
+    return True
 
 
 class _Supervisor:
@@ -207,7 +225,7 @@ class _Supervisor:
                 self._killed = True
                 self._tasks.kill()
             if self._nudge_at is not None and time.monotonic() >= self._nudge_at:
-                self._nudge_at = time.monotonic() + _NUDGE
+                self._nudge_at = time.monotonic() + _NUDGE_AGAIN
                 self._tasks.nudge()
             if self._state is None and time.monotonic() >= ping_at:
                 ping_at = time.monotonic() + ping_interval
@@ -225,7 +243,7 @@ class _Supervisor:
         times = [ping_at] if self._state is None else []
         times += [at for at in (self._kill_at, self._nudge_at) if at is not None]
         timeout = max(0.0, min(times) - time.monotonic()) if times else None
-        heard: List[Any] = [self._bell, self._channel] if self._channel.open else [self._bell]
+        heard: List[Any] = [self._bell, self._channel]
         ready = select.select(heard, [], [], timeout)[0]
         if self._bell in ready:
             came = self._bell.came()

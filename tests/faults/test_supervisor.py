@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from fwrunner import node
 from fwrunner.launch import Launch
 from fwrunner.supervise import run
 from tests.support.jobs import Job, pythons
@@ -19,6 +20,27 @@ FUNCTIONS = """
 
     def leave():
         os._exit(3)
+
+    def leave_far():
+        daemon(start_new_session=True)
+        pings = set()
+        while len(pings) < 3:  # the second may have looked just before, but not the third
+            with open("FW_ping.json") as file:
+                pings.add(file.read())
+        leave()
+
+    def close_all(first, opened):
+        # As daemons do; then what opens files has the numbers that were closed.
+        os.closerange(first, 4096)
+        for number in range(opened):
+            kept.append(open("data", "ab"))
+
+    def close_all_for_sockets():
+        import socket
+        os.closerange(3, 4096)
+        kept.extend(socket.socketpair() for _ in range(6))
+
+    kept = []
 
     def exit_python():
         sys.exit(0)
@@ -171,6 +193,11 @@ class TestDeaths:
         assert job.stage("daemon()", "leave()").run()[0] == 1
         assert gone(int((job.place / "pid").read_text()))
 
+    def test_what_they_left_in_another_session_is_ended(self, job):
+        """If a ping has seen it: its parent is gone."""
+        assert job.stage("leave_far()", ping_interval=0.05).run()[0] == 1
+        assert not running(int((job.place / "pid").read_text()))
+
     def test_what_was_told_just_before_counts(self, job, monkeypatch):
         """The tasks end while the supervisor is busy: it sees their end before it has heard the result."""
         ping, fork = Launch.ping, os.fork
@@ -205,6 +232,35 @@ class TestDeaths:
         assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
         assert signal.pthread_sigmask(signal.SIG_BLOCK, []) == set()
         assert len(list(Path("/proc/self/fd").iterdir())) == len(before)
+
+    @pytest.mark.parametrize(
+        "task",
+        [
+            {"func": "job_tasks.close_all", "args": [3, 0]},
+            {"func": "job_tasks.close_all", "args": [0, 0]},
+            {"func": "job_tasks.close_all", "args": [3, 12]},
+            {"func": "job_tasks.close_all_for_sockets"},
+        ],
+        ids=["closed", "streams_too", "files", "sockets"],
+    )
+    @pytest.mark.parametrize("python", pythons())
+    def test_descriptors_that_a_task_closes(self, job, task, python):
+        job.stage({"_fw_name": "PyTask", **task}, "echo x > second")
+        with job.start(python) as process:
+            process.communicate(timeout=10)
+        assert (job.place / "second").exists()
+        assert job.report().state == "COMPLETED"
+        assert job.report().checkpoint["_task_n"] == 1
+        if (job.place / "data").exists():
+            assert (job.place / "data").read_bytes() == b""
+
+    def test_of_the_supervisor_reaches_a_task_that_has_closed_the_channel(self, job):
+        job.stage({"_fw_name": "PyTask", "func": "job_tasks.close_all", "args": [3, 0]}, "deaf()")
+        process = job.start()
+        child = int(process.stdout.readline())
+        process.kill()
+        assert gone(child)
+        process.communicate()
 
     def test_sys_exit_is_a_failure_of_the_task(self, job):
         assert job.stage("exit_python()").run()[0] == 1
@@ -347,6 +403,30 @@ class TestSignals:
         assert process.returncode == 0
         assert job.report().state == "COMPLETED"
 
+    @pytest.mark.parametrize("end", [signal.SIGTERM, signal.SIGUSR1])
+    @pytest.mark.parametrize("python", pythons())
+    def test_reach_other_process_groups(self, job, end, python):
+        """As `timeout`, `setsid` and shells with job control make them."""
+        told = "trap 'echo told >> told; exit' TERM USR1; echo $$; while :; do sleep 0.05; done"
+        (job.root / "command").write_text(told)
+        job.stage(f"timeout 60 sh {job.root}/command; echo done")
+        process = job.start(python)
+        child = int(process.stdout.readline())
+        process.send_signal(end)
+        assert gone(child)
+        process.communicate(timeout=20)
+        assert set((job.place / "told").read_text().split()) == {"told"}
+        assert job.stored()["_message"].endswith(f"ended by {end.name}")
+
+    def test_leave_no_orphan_in_another_process_group(self, job):
+        job.stage("setsid -w sh -c 'trap \"\" TERM; echo $$; while :; do sleep 1; done'; echo done")
+        process = job.start()
+        child = int(process.stdout.readline())
+        process.terminate()
+        process.communicate(timeout=20)
+        assert job.stored()["_message"].endswith("ended by SIGTERM")
+        assert not running(child)
+
     def test_leave_no_orphan(self, job):
         job.stage("daemon()", "trap '' INT; sleep 60 & echo $!; wait", "no")
         process = job.start()
@@ -387,6 +467,24 @@ class TestTerminal:
         assert process.wait(timeout=10) == 1
         os.close(controller)
         assert job.stored()["_message"].endswith("ended by SIGINT")
+
+    def test_a_signal_to_the_supervisor_alone(self, job):
+        import pty
+
+        job.stage("echo $$; sleep 60; echo no")
+        controller, terminal = pty.openpty()
+        process = job.start(
+            stdin=terminal, start_new_session=True, preexec_fn=_take_terminal
+        )  # fmt: skip
+        os.close(terminal)
+        shell = int(process.stdout.readline())
+        before = [shell, *node.family(shell)]
+        process.terminate()
+        process.communicate(timeout=10)  # the end of stdout: all of them have ended
+        os.close(controller)
+        assert job.stored()["_message"].endswith("ended by SIGTERM")
+        assert len(before) > 2
+        assert not any(running(pid) for pid in before)
 
 
 def _take_terminal() -> None:

@@ -1,6 +1,7 @@
 """What a compute node tells of its job, by the environment."""
 
 import os
+import subprocess
 from types import SimpleNamespace
 
 import pytest
@@ -42,3 +43,20 @@ def test_time_left(tmp_path, monkeypatch, given, left):
     for name, value in given.items():
         monkeypatch.setenv(name, value)
     assert node.time_left() == left
+
+
+def test_a_family_that_has_lost_its_head():
+    """Known from before, a process is found without its parent; not another one that has its number by now."""
+    with subprocess.Popen(
+        ["sh", "-c", "setsid sleep 60 & echo $!; read line"], stdin=-1, stdout=-1
+    ) as shell:
+        assert shell.stdout
+        assert shell.stdin
+        child = int(shell.stdout.readline())
+        known = node.family(shell.pid)
+        assert set(known) == {shell.pid, child}
+        shell.stdin.close()
+    assert set(node.family(shell.pid, known)) == {child}
+    later = {child: known[child]._replace(started=known[child].started + 1)}
+    assert node.family(shell.pid, later) == {}
+    os.kill(child, 9)
