@@ -71,10 +71,28 @@ def leave_anywhere(places: Sequence[Place]) -> bool:
     return False
 
 
+def write_final(path: str, report: protocol.Report) -> None:
+    """Write a final report, unless that of a later start is there. Raises as ``write_report`` does."""
+    there = protocol.read_outbox_entry(path)
+    if isinstance(there, protocol.Report) and _counts_more(there, report):
+        say(f"the report of start {there.attempt} stays, which has {there.state} ({path})")
+    else:
+        protocol.write_report(path, report)
+
+
+def _counts_more(there: protocol.Report, report: protocol.Report) -> bool:
+    """Tell whether a final report is one of the same launch that another, later or equal, start has left."""
+    if not there.final or (there.launch_id, there.token) != (report.launch_id, report.token):
+        return False
+    same = (there.attempt, there.started_on) == (report.attempt, report.started_on)
+    return there.attempt >= report.attempt and not same
+
+
 def drop(directory: str, report: protocol.Report) -> None:
     """Write a report into an outbox. Raises as ``write_report`` does."""
     name = protocol.outbox_name(report.launch_id, str(report.token), report.final)
-    protocol.write_report(os.path.join(directory, name), report)
+    write = write_final if report.final else protocol.write_report
+    write(os.path.join(directory, name), report)
 
 
 def drop_at_home(directory: str, report: protocol.Report) -> None:

@@ -635,6 +635,69 @@ class TestStartedAgain:
         assert run(str(staged.path)) == 0
         assert not {"fwaction", "completed_on"} & set(json.loads(staged.stored()["o"]))
 
+    COMPLETES = """
+        import os
+        from fwrunner import launch, action
+        later = launch.Launch(os.getcwd())
+        later.start()
+        later.finish("COMPLETED", action.read_action({"stored_data": {"mine": 2}}))
+    """
+
+    @pytest.mark.parametrize("ending", ["call_me()", "1 / 0"])
+    def test_the_end_of_a_later_start_stays(self, stage, ending, capfd):
+        # As after a requeue of a job that lives on on a node that was taken for failed.
+        staged = stage(call(f"exec({textwrap.dedent(self.COMPLETES)!r}, {{}})"), call(ending))
+        assert run(str(staged.path)) == 1
+        report, entry = staged.report(), staged.entry()
+        assert (report.state, report.attempt) == (entry.state, entry.attempt) == ("COMPLETED", 2)
+        offline = staged.read("FW_offline.json")
+        assert (offline["state"], offline["fwaction"]) == ("COMPLETED", report.fwaction)
+        told = capfd.readouterr().err
+        assert "launch 7 was started again meanwhile" in told
+        lines = list(rescue.read_lines(io.BytesIO(told.encode()), "FW_job.error"))
+        assert [isinstance(line, Report) and line.state for line in lines] == ["COMPLETED"] * (
+            ending == "call_me()"
+        )
+
+    def test_of_two_starts_at_once_the_one_that_wrote_last_counts(self, stage):
+        staged = stage("Files")
+        first, second = (launches.Launch(str(staged.path)) for _ in range(2))
+        assert first.report.attempt == second.report.attempt == 1
+        first.start()
+        second.start()
+        assert second.finish("COMPLETED", {})
+        assert not first.finish("FIZZLED", {})
+        assert staged.report().state == staged.entry().state == "COMPLETED"
+
+    @pytest.mark.parametrize(("attempt", "started_on", "stays"), [
+        (3, "2026", True), (2, "2026", True), (1, "2026", False), (2, None, False),
+    ])  # fmt: skip
+    def test_the_final_report_of_a_later_start_stays_wherever_it_is(
+        self, tmp_path, attempt, started_on, stays
+    ):
+        ours = Report(7, "FIZZLED", "/x", token="abc", started_on="2025", fwaction={}, attempt=2)
+        there = ours._replace(
+            state="COMPLETED", attempt=attempt, started_on=started_on or ours.started_on
+        )
+        places.drop(str(tmp_path), there)
+        places.drop(str(tmp_path), ours)
+        assert read_outbox_entry(str(tmp_path / "7.abc.json")) == (there if stays else ours)
+
+    @pytest.mark.parametrize(("host", "pid", "age", "told"), [
+        ("elsewhere", 1, 5, True), ("elsewhere", 1, 500, False),
+        (os.uname().nodename, os.getpid(), 5, True), (os.uname().nodename, 2**22, 5, False),
+    ])  # fmt: skip
+    def test_an_earlier_start_that_seems_alive_is_told(self, stage, capfd, host, pid, age, told):
+        staged = stage("Files")
+        offline = staged.read("FW_offline.json")
+        offline["fwagent"]["attempt"] = 1
+        staged.write("FW_offline.json", offline)
+        staged.write("FW_ping.json", {"ping_time": "x", "host": host, "pid": pid})
+        os.utime(staged.path / "FW_ping.json", (time.time() - age,) * 2)
+        assert run(str(staged.path)) == 0
+        line = f"an earlier start, process {pid} on {host}, gave a sign of life {age} s ago"
+        assert (line in capfd.readouterr().err) == told
+
 
 class TestNothingToRun:
     @pytest.mark.parametrize(
