@@ -118,12 +118,20 @@ class Launch:
             _keep_to_ourselves(report)
             told = False
         else:
-            wanted = self._places(report, offline)
-            told = len(leave(wanted)) < len(wanted) or self._rescue(report, wanted)
+            told = self._told(report, self._places(report, offline))
         if self._handle is not None:
             os.close(self._handle)
             self._handle = None
         return told
+
+    def _told(self, report: protocol.Report, wanted: List[Place]) -> bool:
+        refusing = leave(wanted)
+        if len(refusing) == len(wanted):
+            return self._rescue(report, wanted)
+        if refusing and not self._outbox(report):
+            # Staged for `lpad recover_offline`, which reads FW_offline.json alone.
+            places.leave_anywhere([place for place in refusing if place.may_pass])
+        return True
 
     def _tails(self) -> Optional[Dict[str, str]]:
         trackers = self.firework["spec"].get("_trackers")

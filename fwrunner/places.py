@@ -62,13 +62,17 @@ def leave(places: Sequence[Place]) -> List[Place]:
 
 
 def leave_anywhere(places: Sequence[Place]) -> bool:
-    """Try all of them, however they refuse it, until one takes it; tell whether one did."""
+    """Try all of them, however they refuse it, until one takes it; tell whether one did.
+
+    The others are tried on while what keeps them from it may pass: who reads one may not read another.
+    """
+    left = list(places)
     for pause in PATIENTLY:
-        if not waited(pause):
+        worth_it = len(left) == len(places) or any(place.may_pass for place in left)
+        if not left or not worth_it or not waited(pause):
             break
-        if any(place.take() for place in places):
-            return True
-    return False
+        left = [place for place in left if not place.take()]
+    return len(left) < len(places)
 
 
 def write_final(path: str, report: protocol.Report) -> None:

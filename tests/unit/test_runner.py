@@ -537,6 +537,34 @@ class TestPlacesThatFail:
         assert staged.report().state == staged.entry().state == "COMPLETED"
         assert capfd.readouterr().err.count("No space left on device") == 2
 
+    @pytest.mark.parametrize("action_refused", [6, 0])
+    def test_every_place_is_tried_until_it_is_written(self, stage, monkeypatch, action_refused):
+        # `lpad recover_offline` reads FW_offline.json only; the disk takes it last.
+        staged = stage("Files", ours={"protocol": 1, "token": "abc"})
+        write, left = (
+            protocol.write_atomic,
+            {"FW_action.json": action_refused, "FW_offline.json": 8},
+        )
+
+        def refuse(path: str, document: Any) -> None:
+            name = Path(path).name
+            if "fwaction" in document and left.get(name):
+                left[name] -= 1
+                raise OSError(28, "No space left on device")
+            write(path, document)
+
+        monkeypatch.setattr(protocol, "write_atomic", refuse)
+        monkeypatch.setattr(places, "sleep", lambda _seconds: None)
+        assert run(str(staged.path)) == 0
+        assert staged.report().state == staged.read("FW_offline.json")["state"] == "COMPLETED"
+
+    def test_what_cannot_pass_is_not_waited_for_when_another_place_has_it(self, stage, monkeypatch):
+        staged = stage(call("call_me()"), ours={"protocol": 1, "token": "abc"})
+        (staged.path / "FW_action.json").mkdir()
+        monkeypatch.setattr(places, "sleep", lambda _seconds: pytest.fail("waited"))
+        assert run(str(staged.path)) == 0
+        assert staged.read("FW_offline.json")["state"] == "COMPLETED"
+
     def test_near_the_end_of_the_job_nothing_is_waited_for(self, stage, monkeypatch):
         staged = stage(call("shutil.rmtree(os.path.dirname(os.getcwd()))"))
         monkeypatch.setenv("SLURM_JOB_END_TIME", str(time.time() + 4))
