@@ -74,6 +74,16 @@ class Launch:
         if self.resume:
             self.written.update(checkpoint=self.resume)
 
+    def ended(self) -> Optional[protocol.Report]:
+        """Return the final report of an earlier start that could be left in another place only."""
+        outbox = self.ours.get("outbox")
+        for directory in (outbox if isinstance(outbox, str) else None, places.home()):
+            report = directory and places.read_back(directory, self.report)
+            if report:
+                say(f"found in {directory}:")
+                return report
+        return None
+
     def start(self, **facts: Any) -> None:
         """Tell that the job has started, with the first ping."""
         self._handle = _open_directory(self.directory)
@@ -167,16 +177,17 @@ class Launch:
     def _rescue(self, report: protocol.Report, refusing: List[Place]) -> bool:
         from fwrunner.protocol import rescue  # seldom needed
 
-        home = os.path.join(os.path.expanduser("~"), rescue.PATH)
+        home = places.home()
         what = f"the report of launch {self.launch_id}, {report.state},"
-        rescued = Place(places.drop_at_home, home, report).take()
+        rescued = home is not None and Place(places.drop_at_home, home, report).take()
         if rescued:
             say(f"{what} is in {home} for now")
         elif places.to_stderr(rescue.line(report)):
             say(f"{what} is in the line above only: give this file to `fwagent recover --rescue`")
         if places.leave_anywhere(refusing):
             say(f"{what} has come to its place after all")
-            places.take_back(home, report)
+            if home is not None:
+                places.take_back(home, report)
             return True
         if not rescued:
             say(f"{what} could not be left anywhere else")

@@ -8,7 +8,7 @@ import errno
 import os
 import sys
 from time import sleep
-from typing import Any, Callable, List, Sequence
+from typing import Any, Callable, List, Optional, Sequence
 
 from fwrunner import protocol
 from fwrunner.node import time_left
@@ -97,6 +97,26 @@ def drop(directory: str, report: protocol.Report) -> None:
     name = protocol.outbox_name(report.launch_id, str(report.token), report.final)
     write = write_final if report.final else protocol.write_report
     write(os.path.join(directory, name), report)
+
+
+def home() -> Optional[str]:
+    """Return the directory for what no other place takes; None if there is no home directory."""
+    user = os.path.expanduser("~")
+    # Without $HOME, and without an entry of the user on this node, nothing is expanded.
+    return os.path.join(user, protocol.RESCUE_PATH) if os.path.isabs(user) else None
+
+
+def read_back(directory: str, start: protocol.Report) -> Optional[protocol.Report]:
+    """Return the final report of the launch of a start that an outbox holds, if it does."""
+    try:
+        name = protocol.outbox_name(start.launch_id, str(start.token), final=True)
+    except ValueError:
+        return None
+    report = protocol.read_outbox_entry(os.path.join(directory, name))
+    if not isinstance(report, protocol.Report) or not report.final:
+        return None
+    same = (report.launch_id, report.token) == (start.launch_id, start.token)
+    return report if same else None
 
 
 def drop_at_home(directory: str, report: protocol.Report) -> None:

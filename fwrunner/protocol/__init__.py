@@ -40,6 +40,9 @@ PING_JSON = "FW_ping.json"
 ACTION_JSON = "FW_action.json"
 OUTBOX_PATH = os.path.join(".fwagent", "outbox")
 
+#: Below the home directory; the entries are named as those of the outbox.
+RESCUE_PATH = os.path.join(".fwagent", "rescue")
+
 #: The reason of a NotYet that is as it should be: the job has not begun.
 STAGED = "staged, not started"
 

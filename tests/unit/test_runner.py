@@ -507,6 +507,16 @@ class TestPlacesThatFail:
         assert isinstance(report, Report)
         assert (report.state, report.token) == ("COMPLETED", "abc")
 
+    def test_without_a_home_nothing_is_left_in_the_current_directory(
+        self, stage, capfd, monkeypatch, tmp_path
+    ):
+        monkeypatch.setattr(places, "PATIENTLY", (0.01,))
+        monkeypatch.setattr(os.path, "expanduser", lambda path: path)  # as without $HOME and passwd
+        staged = stage(call("shutil.rmtree(os.path.dirname(os.getcwd()))"))
+        assert run(str(staged.path)) == 1
+        assert not (tmp_path / "~").exists()
+        assert "is in the line above only" in capfd.readouterr().err
+
     def test_what_comes_to_its_place_later_does_not_stay_at_home(
         self, stage, capfd, monkeypatch, tmp_path
     ):
@@ -621,6 +631,26 @@ class TestStartedAgain:
         assert (
             "launch 7 has ended as FIZZLED before; nothing is run again" in capfd.readouterr().err
         )
+
+    @pytest.mark.parametrize("place", [".fwagent/outbox", "home/.fwagent/rescue"])
+    def test_ended_is_ended_wherever_that_is_told(self, stage, capfd, tmp_path, place):
+        staged = stage({"_fw_name": "ScriptTask", "script": "echo x >> ran"})
+        other = Report(7, "FIZZLED", "/x", token="abc", fwaction={})
+        places.drop_at_home(str(tmp_path / place), other)
+        assert run(str(staged.path)) == 1
+        assert not (staged.path / "ran").exists()
+        told = capfd.readouterr().err
+        assert "launch 7 has ended as FIZZLED before; nothing is run again" in told
+        assert f"found in {tmp_path / place}" in told
+
+    @pytest.mark.parametrize(
+        "changed", [{"launch_id": 8}, {"token": "old"}, {"state": "RUNNING", "fwaction": None}]
+    )
+    def test_what_another_place_holds_of_others_does_not_count(self, stage, changed):
+        staged = stage("Files")
+        other = Report(7, "FIZZLED", "/x", token="abc", fwaction={})._replace(**changed)
+        protocol.write_report(str(staged.outbox / "7.abc.json"), other)
+        assert run(str(staged.path)) == 0
 
     def test_ended_under_stock_rlaunch(self, stage):
         staged = stage("Raise")
