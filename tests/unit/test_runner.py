@@ -351,11 +351,27 @@ class TestFizzled:
         checkpoint = staged.report().checkpoint
         assert checkpoint["_all_stored_data"][UNSERIALIZABLE] == stored[UNSERIALIZABLE]
 
-    def test_results_too_large_to_be_read(self, stage, monkeypatch):
-        monkeypatch.setattr(protocol, "MAX_ACTION_SIZE", 1000)
-        staged = stage(call("{'stored_data': {'x': 'y' * 1000}}"))
-        assert run(str(staged.path)) == 1
-        assert "bytes of JSON; at most 1000" in staged.stored()["_message"]
+    @pytest.mark.parametrize("where", ["stored_data", "update_spec", "mod_spec"])
+    def test_of_results_too_large_to_be_read_the_rest_is_kept(
+        self, stage, monkeypatch, capfd, where
+    ):
+        monkeypatch.setattr(protocol, "MAX_ACTION_SIZE", 3000)
+        values = "{'x': 'y' * 3000, 'z': 'y' * 1000, 'a': 1}"
+        given = f"[{{'_set': {values}}}]" if where == "mod_spec" else values
+        staged = stage(call(f"{{{where!r}: {given}}}"), action(stored_data={"b": 2}))
+        assert run(str(staged.path)) == 0
+        result = staged.report().fwaction
+        kept = result["mod_spec"][0]["_set"] if where == "mod_spec" else result[where]
+        assert (kept["z"], kept["a"], result["stored_data"]["b"]) == ("y" * 1000, 1, 2)
+        described = kept["x"][UNSERIALIZABLE]
+        assert described == {
+            "type": "str",
+            "why": "it has 3002 bytes of JSON; leave large data in files",
+        }
+        (problem,) = result["stored_data"][UNSERIALIZABLE]
+        assert problem.endswith(f".x is a str: {described['why']}")
+        assert problem in capfd.readouterr().err
+        assert len(json.dumps(result)) <= 3000
 
     def test_what_is_handed_over_counts_too(self, stage, monkeypatch):
         monkeypatch.setattr(protocol, "MAX_ACTION_SIZE", 1000)
@@ -512,9 +528,12 @@ class TestPlacesThatFail:
     ):
         monkeypatch.setattr(places, "PATIENTLY", (0.01,))
         monkeypatch.setattr(os.path, "expanduser", lambda path: path)  # as without $HOME and passwd
+        here = tmp_path.parent / f"{tmp_path.name}.here"
+        here.mkdir()
+        monkeypatch.chdir(here)
         staged = stage(call("shutil.rmtree(os.path.dirname(os.getcwd()))"))
         assert run(str(staged.path)) == 1
-        assert not (tmp_path / "~").exists()
+        assert not list(here.iterdir())
         assert "is in the line above only" in capfd.readouterr().err
 
     def test_what_comes_to_its_place_later_does_not_stay_at_home(
