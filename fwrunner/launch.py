@@ -76,8 +76,7 @@ class Launch:
 
     def ended(self) -> Optional[protocol.Report]:
         """Return the final report of an earlier start that could be left in another place only."""
-        outbox = self.ours.get("outbox")
-        for directory in (outbox if isinstance(outbox, str) else None, places.home()):
+        for directory in (self._outbox_path(), places.home()):
             report = directory and places.read_back(directory, self.report)
             if report:
                 say(f"found in {directory}:")
@@ -171,8 +170,15 @@ class Launch:
         return Place(protocol.write_atomic, self._path(protocol.PING_JSON), ping)
 
     def _outbox(self, report: protocol.Report) -> List[Place]:
+        outbox = self._outbox_path()
+        return [Place(places.drop, outbox, report)] if outbox else []
+
+    def _outbox_path(self) -> Optional[str]:
         outbox = self.ours.get("outbox")
-        return [Place(places.drop, outbox, report)] if isinstance(outbox, str) else []
+        try:
+            return places.path_of(outbox) if isinstance(outbox, str) else None
+        except UnicodeEncodeError:
+            return None  # no path has such a text
 
     def _rescue(self, report: protocol.Report, refusing: List[Place]) -> bool:
         from fwrunner.protocol import rescue  # seldom needed

@@ -134,6 +134,11 @@ def take_back(directory: str, report: protocol.Report) -> None:
         pass  # two are no harm: it is applied once
 
 
+def path_of(text: str) -> str:
+    """Return a path that a document names, for this host: in UTF-8, whatever the locale here."""
+    return os.fsdecode(text.encode("utf-8", "surrogateescape"))
+
+
 def say(text: str) -> bool:
     """Tell the user something, on stderr."""
     return to_stderr(f"fwrunner: {text}\n")
