@@ -5,6 +5,7 @@ supervisor, writes here.
 """
 
 import os
+import time
 from typing import Any, Dict, List, Optional
 
 from fwrunner import places, protocol
@@ -53,7 +54,6 @@ class Launch:
         token = self.ours.get("token")
         self.token: str = token if isinstance(token, str) else os.urandom(8).hex()
         self.ping_interval = _positive(self.ours.get("ping_interval"), PING_INTERVAL)
-        attempt = self.ours.get("attempt")
         self.report = protocol.Report(
             launch_id=self.launch_id,
             state="RUNNING",
@@ -63,8 +63,9 @@ class Launch:
             token=self.token,
             started_on=protocol.timestamp(),
             host=os.uname().nodename,
-            attempt=attempt + 1 if type(attempt) is int and 0 <= attempt < 10**9 else 1,
+            attempt=_attempt_of(self.offline) + 1,
         )
+        self._taken_over = False
         self.written: Dict[str, Any] = {}
         #: The checkpoint to go on from, if this is not the first start and the Firework asks for it.
         self.resume: Optional[Dict[str, Any]] = None
@@ -73,9 +74,20 @@ class Launch:
         if self.resume:
             self.written.update(checkpoint=self.resume)
 
+    def ended(self) -> Optional[protocol.Report]:
+        """Return the final report of an earlier start that could be left in another place only."""
+        for directory in (self._outbox_path(), places.home()):
+            report = directory and places.read_back(directory, self.report)
+            if report:
+                say(f"found in {directory}:")
+                return report
+        return None
+
     def start(self, **facts: Any) -> None:
         """Tell that the job has started, with the first ping."""
         self._handle = _open_directory(self.directory)
+        if self.report.attempt > 1:
+            self._tell_of_another()
         ours = {"protocol": protocol.PROTOCOL, "token": self.token, "attempt": self.report.attempt}
         self.written.update(started_on=self.report.started_on, fwagent=dict(self.ours, **ours))
         leave([self._offline_json(self.offline)])
@@ -97,6 +109,7 @@ class Launch:
     def finish(self, state: str, action: Action) -> bool:
         """Leave the final report; tell whether a file holds it.
 
+        None does if the directory has been started again meanwhile: the last start decides.
         That is one in the launch directory or in the outbox. While neither is to be had, it lies below the
         home directory, or else in a line on stderr, and they are tried again for a while.
         """
@@ -110,12 +123,24 @@ class Launch:
             checkpoint=self.written.get("checkpoint"),
             trackers=None if offline is None else self._tails(),
         )
-        wanted = self._places(report, offline)
-        told = len(leave(wanted)) < len(wanted) or self._rescue(report, wanted)
+        if self._taken_over:
+            _keep_to_ourselves(report)
+            told = False
+        else:
+            told = self._told(report, self._places(report, offline))
         if self._handle is not None:
             os.close(self._handle)
             self._handle = None
         return told
+
+    def _told(self, report: protocol.Report, wanted: List[Place]) -> bool:
+        refusing = leave(wanted)
+        if len(refusing) == len(wanted):
+            return self._rescue(report, wanted)
+        if refusing and not self._outbox(report):
+            # Staged for `lpad recover_offline`, which reads FW_offline.json alone.
+            places.leave_anywhere([place for place in refusing if place.may_pass])
+        return True
 
     def _tails(self) -> Optional[Dict[str, str]]:
         trackers = self.firework["spec"].get("_trackers")
@@ -132,7 +157,7 @@ class Launch:
                 f"the report of launch {self.launch_id} goes to its outbox only"
             )
             return self._outbox(report)
-        action_json = Place(protocol.write_report, self._path(protocol.ACTION_JSON), report)
+        action_json = Place(places.write_final, self._path(protocol.ACTION_JSON), report)
         return [action_json, self._offline_json(offline), *self._outbox(report)]
 
     def _offline_json(self, offline: Dict[str, Any]) -> Place:
@@ -145,22 +170,30 @@ class Launch:
         return Place(protocol.write_atomic, self._path(protocol.PING_JSON), ping)
 
     def _outbox(self, report: protocol.Report) -> List[Place]:
+        outbox = self._outbox_path()
+        return [Place(places.drop, outbox, report)] if outbox else []
+
+    def _outbox_path(self) -> Optional[str]:
         outbox = self.ours.get("outbox")
-        return [Place(places.drop, outbox, report)] if isinstance(outbox, str) else []
+        try:
+            return places.path_of(outbox) if isinstance(outbox, str) else None
+        except UnicodeEncodeError:
+            return None  # no path has such a text
 
     def _rescue(self, report: protocol.Report, refusing: List[Place]) -> bool:
         from fwrunner.protocol import rescue  # seldom needed
 
-        home = os.path.join(os.path.expanduser("~"), rescue.PATH)
+        home = places.home()
         what = f"the report of launch {self.launch_id}, {report.state},"
-        rescued = Place(places.drop_at_home, home, report).take()
+        rescued = home is not None and Place(places.drop_at_home, home, report).take()
         if rescued:
             say(f"{what} is in {home} for now")
         elif places.to_stderr(rescue.line(report)):
             say(f"{what} is in the line above only: give this file to `fwagent recover --rescue`")
         if places.leave_anywhere(refusing):
             say(f"{what} has come to its place after all")
-            places.take_back(home, report)
+            if home is not None:
+                places.take_back(home, report)
             return True
         if not rescued:
             say(f"{what} could not be left anywhere else")
@@ -170,14 +203,39 @@ class Launch:
         return os.path.join(self._place, name)
 
     def _look(self) -> Optional[Dict[str, Any]]:
-        """Find the directory, and return its ``FW_offline.json``; None if it is another launch's by now."""
+        """Find the directory, and return its ``FW_offline.json``; None if it is not ours any more.
+
+        It may be another launch's by now, or a later start's.
+        """
         self._place = self._found()
         try:
             offline = protocol.read_offline(self._place)
         except (OSError, protocol.Unreadable):
             offline = self.offline  # gone or torn: what it was at the start
         # Staged again, for a rerun in the same directory, it names another launch.
-        return offline if protocol.same_launch(offline, self.launch_id, self.token) else None
+        if not protocol.same_launch(offline, self.launch_id, self.token):
+            return None
+        # A scheduler that has lost sight of a node requeues the job, which may live on there.
+        attempt, started_on = _attempt_of(offline), offline.get("started_on")
+        later = (attempt, started_on) != (self.report.attempt, self.report.started_on)
+        self._taken_over = later and attempt >= self.report.attempt
+        return None if self._taken_over else offline
+
+    def _tell_of_another(self) -> None:
+        """Say so if an earlier start seems to be alive."""
+        ping = protocol.read_ping(self.directory)
+        host, pid = ping.get("host"), ping.get("pid")
+        try:
+            age = time.time() - os.stat(self._path(protocol.PING_JSON)).st_mtime
+            if host == self.report.host and isinstance(pid, int):
+                os.kill(pid, 0)
+        except (OSError, OverflowError):
+            return  # it has left no ping, or is gone
+        if host and age < 2 * self.ping_interval:
+            say(
+                f"an earlier start, process {pid} on {host}, gave a sign of life {max(0.0, age):.0f} s ago. "
+                "If it still runs, two share this directory; what counts is the end of this one"
+            )
 
     def _found(self) -> str:
         if self._handle is None or os.path.isdir(self.directory):
@@ -187,6 +245,24 @@ class Launch:
         except OSError:
             return self.directory
         return moved_to if os.path.isdir(moved_to) else self.directory
+
+
+def _attempt_of(offline: Dict[str, Any]) -> int:
+    """Return the number of the last start that an ``FW_offline.json`` tells of, from 1 on; 0 if of none."""
+    ours = offline.get("fwagent")
+    attempt = ours.get("attempt") if isinstance(ours, dict) else None
+    return attempt if type(attempt) is int and 0 <= attempt < 10**9 else 0
+
+
+def _keep_to_ourselves(report: protocol.Report) -> None:
+    what = f"launch {report.launch_id} was started again meanwhile: that this start"
+    if report.state != "COMPLETED":
+        say(f"{what} has {report.state} is not reported")
+        return
+    from fwrunner.protocol import rescue  # seldom needed
+
+    places.to_stderr(rescue.line(report))
+    say(f"{what} has COMPLETED is in the line above only")
 
 
 def _open_directory(path: str) -> Optional[int]:

@@ -8,7 +8,7 @@ import errno
 import os
 import sys
 from time import sleep
-from typing import Any, Callable, List, Sequence
+from typing import Any, Callable, List, Optional, Sequence
 
 from fwrunner import protocol
 from fwrunner.node import time_left
@@ -62,19 +62,61 @@ def leave(places: Sequence[Place]) -> List[Place]:
 
 
 def leave_anywhere(places: Sequence[Place]) -> bool:
-    """Try all of them, however they refuse it, until one takes it; tell whether one did."""
+    """Try all of them, however they refuse it, until one takes it; tell whether one did.
+
+    The others are tried on while what keeps them from it may pass: who reads one may not read another.
+    """
+    left = list(places)
     for pause in PATIENTLY:
-        if not waited(pause):
+        worth_it = len(left) == len(places) or any(place.may_pass for place in left)
+        if not left or not worth_it or not waited(pause):
             break
-        if any(place.take() for place in places):
-            return True
-    return False
+        left = [place for place in left if not place.take()]
+    return len(left) < len(places)
+
+
+def write_final(path: str, report: protocol.Report) -> None:
+    """Write a final report, unless that of a later start is there. Raises as ``write_report`` does."""
+    there = protocol.read_outbox_entry(path)
+    if isinstance(there, protocol.Report) and _counts_more(there, report):
+        say(f"the report of start {there.attempt} stays, which has {there.state} ({path})")
+    else:
+        protocol.write_report(path, report)
+
+
+def _counts_more(there: protocol.Report, report: protocol.Report) -> bool:
+    """Tell whether a final report is one of the same launch that another, later or equal, start has left."""
+    if not there.final or (there.launch_id, there.token) != (report.launch_id, report.token):
+        return False
+    same = (there.attempt, there.started_on) == (report.attempt, report.started_on)
+    return there.attempt >= report.attempt and not same
 
 
 def drop(directory: str, report: protocol.Report) -> None:
     """Write a report into an outbox. Raises as ``write_report`` does."""
     name = protocol.outbox_name(report.launch_id, str(report.token), report.final)
-    protocol.write_report(os.path.join(directory, name), report)
+    write = write_final if report.final else protocol.write_report
+    write(os.path.join(directory, name), report)
+
+
+def home() -> Optional[str]:
+    """Return the directory for what no other place takes; None if there is no home directory."""
+    user = os.path.expanduser("~")
+    # Without $HOME, and without an entry of the user on this node, nothing is expanded.
+    return os.path.join(user, protocol.RESCUE_PATH) if os.path.isabs(user) else None
+
+
+def read_back(directory: str, start: protocol.Report) -> Optional[protocol.Report]:
+    """Return the final report of the launch of a start that an outbox holds, if it does."""
+    try:
+        name = protocol.outbox_name(start.launch_id, str(start.token), final=True)
+    except ValueError:
+        return None
+    report = protocol.read_outbox_entry(os.path.join(directory, name))
+    if not isinstance(report, protocol.Report) or not report.final:
+        return None
+    same = (report.launch_id, report.token) == (start.launch_id, start.token)
+    return report if same else None
 
 
 def drop_at_home(directory: str, report: protocol.Report) -> None:
@@ -90,6 +132,11 @@ def take_back(directory: str, report: protocol.Report) -> None:
         os.unlink(os.path.join(directory, name))
     except OSError:
         pass  # two are no harm: it is applied once
+
+
+def path_of(text: str) -> str:
+    """Return a path that a document names, for this host: in UTF-8, whatever the locale here."""
+    return os.fsdecode(text.encode("utf-8", "surrogateescape"))
 
 
 def say(text: str) -> bool:

@@ -4,10 +4,10 @@ import contextlib
 import json
 import os
 import sys
-from typing import Any, Dict, List, Optional, Tuple
+from typing import Any, Dict, Iterator, List, Optional, Tuple
 
 from fwrunner import protocol
-from fwrunner.action import SKIPS, Action, Fault, apply_mods, failure, read_action
+from fwrunner.action import SKIPS, Action, Fault, apply_mods, failure, read_action, type_name
 from fwrunner.action_file import ActionFile
 from fwrunner.channel import Channel
 from fwrunner.launch import Launch
@@ -210,7 +210,27 @@ class Run:
 
 
 def _tellable(action: Action) -> Action:
-    """Return an action if it can be reported; raise Fault if it is too large for that."""
+    """Return an action as it can be reported: of one that is too large, the largest values are described only.
+
+    Raises Fault if it is too large without them, too.
+    """
+    size = len(json.dumps(action))
+    if size <= protocol.MAX_ACTION_SIZE:
+        return action
+    stored = action["stored_data"]
+    problems = stored[UNSERIALIZABLE] = list(stored.get(UNSERIALIZABLE, []))
+    size += len(UNSERIALIZABLE) + 8
+    for length, place, holder, key in sorted(_members(action), key=lambda it: -it[0]):
+        why = f"it has {length} bytes of JSON; leave large data in files"
+        described = {UNSERIALIZABLE: {"type": type_name(holder[key]), "why": why}}
+        problem = f"{place:.200} is a {type_name(holder[key])}: {why}"
+        saved = length - len(json.dumps([described, problem]))
+        if size <= protocol.MAX_ACTION_SIZE or saved <= 0:
+            break
+        holder[key] = described
+        problems.append(problem)
+        size -= saved
+        say(f"not stored as it was given:\n  {problem}")
     size = len(json.dumps(action))
     if size > protocol.MAX_ACTION_SIZE:
         raise Fault(
@@ -218,6 +238,19 @@ def _tellable(action: Action) -> Action:
             "told: leave large data in files"
         )
     return action
+
+
+def _members(action: Action) -> Iterator[Tuple[int, str, Dict[str, Any], str]]:
+    """Yield bytes, place, dict and key of the values that something else can stand for."""
+    holders = [(name, action[name]) for name in ("stored_data", "update_spec")]
+    for number, mod in enumerate(action["mod_spec"]):
+        # What others take, such as a list to be pushed, has to be of its type.
+        found = [name for name in ("_set", "_push") if isinstance(mod.get(name), dict)]
+        holders += [(f"mod_spec[{number}].{name}", mod[name]) for name in found]
+    for place, holder in holders:
+        for key, value in holder.items():
+            if key != UNSERIALIZABLE:
+                yield len(json.dumps(value)), f"{place}.{key}", holder, key
 
 
 def _worker_env(firework: Dict[str, Any]) -> Dict[str, Any]:

@@ -55,11 +55,13 @@ def run(
     """
     _open_what_is_closed()
     directory = _absolute(launch_dir)
-    done = protocol.read_report(directory)
-    if isinstance(done, protocol.Report) and done.final:
-        say(f"launch {done.launch_id} has ended as {done.state} before; nothing is run again")
-        return STATUS[done.state]
+    there = protocol.read_report(directory)
+    if isinstance(there, protocol.Report) and there.final:
+        return _ended_before(there)
     launch = Launch(directory)
+    done = launch.ended()
+    if done is not None:
+        return _ended_before(done)
     if launch.damage:
         return _without_tasks(launch, launch.damage)
     channel = Channel()
@@ -84,6 +86,11 @@ def run(
     finally:
         bell.close()
         channel.close()
+
+
+def _ended_before(done: protocol.Report) -> int:
+    say(f"launch {done.launch_id} has ended as {done.state} before; nothing is run again")
+    return STATUS[done.state]
 
 
 def _without_tasks(launch: Launch, why: str) -> int:

@@ -40,6 +40,9 @@ PING_JSON = "FW_ping.json"
 ACTION_JSON = "FW_action.json"
 OUTBOX_PATH = os.path.join(".fwagent", "outbox")
 
+#: Below the home directory; the entries are named as those of the outbox.
+RESCUE_PATH = os.path.join(".fwagent", "rescue")
+
 #: The reason of a NotYet that is as it should be: the job has not begun.
 STAGED = "staged, not started"
 
@@ -145,6 +148,9 @@ def write_atomic(path: str, document: Document) -> None:
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
     try:
         with os.fdopen(os.open(temporary, flags, 0o666), "wb") as stream:
+            mode = stat.S_IMODE(os.fstat(stream.fileno()).st_mode)
+            if mode & 0o600 != 0o600:  # by the umask: nobody could read it
+                os.fchmod(stream.fileno(), mode | 0o600)
             stream.write(data)
             stream.flush()
             os.fsync(stream.fileno())
@@ -352,6 +358,10 @@ def _read_bytes(path: str, limits: _Limits, suffix: str) -> bytes:
     except FileNotFoundError:
         raise FileNotFoundError(errno.ENOENT, f"no {name}", path) from None
     except (OSError, EOFError, ValueError, ImportError) as error:
+        if getattr(error, "errno", None) == errno.ELOOP:
+            raise Unreadable(
+                f"{name} is a symbolic link, and none is followed: put the file there"
+            ) from None
         raise Unreadable(f"{name}: {getattr(error, 'strerror', None) or error}") from None
     if len(data) > limits.max_size:
         raise Unreadable(f"{name} is larger than {limits.max_size} bytes")

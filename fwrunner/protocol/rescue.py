@@ -1,11 +1,11 @@
 """Final reports that neither the launch directory nor the outbox took: at home, or a line on stderr."""
 
 import json
-import os
 from typing import Any, Iterator, Union
 
 from fwrunner.protocol import (
     MAX_REPORT_SIZE,
+    RESCUE_PATH,
     NotYet,
     Report,
     Unreadable,
@@ -14,8 +14,8 @@ from fwrunner.protocol import (
     parse_report,
 )
 
-#: Below the home directory; the entries are named as those of the outbox.
-PATH = os.path.join(".fwagent", "rescue")
+#: Where they are at home.
+PATH = RESCUE_PATH
 
 #: What begins a line that holds a report, wherever on the line it begins.
 MARK = "fwrunner-report: "

@@ -10,6 +10,7 @@ from time import sleep
 from typing import Any, Callable, Dict, Tuple
 
 from fwrunner.action import Fault
+from fwrunner.places import path_of
 
 Params = Dict[str, Any]
 
@@ -17,7 +18,7 @@ Params = Dict[str, Any]
 def write_files(params: Params, _spec: Params) -> None:
     """Write ``files_to_write``, ``[{"filename", "contents"}]``, into ``dest``, as UTF-8."""
     for record in params["files_to_write"]:
-        path = os.path.join(_destination(params), record["filename"])
+        path = os.path.join(_destination(params), path_of(record["filename"]))
         with open(path, "w", encoding="utf-8") as stream:
             stream.write(record["contents"])
 
@@ -26,7 +27,7 @@ def delete_files(params: Params, _spec: Params) -> None:
     """Delete ``files_to_delete`` from ``dest``; OSError only if ``ignore_errors`` is false."""
     for name in params["files_to_delete"]:
         try:
-            os.remove(os.path.join(_destination(params), name))
+            os.remove(os.path.join(_destination(params), path_of(name)))
         except OSError:
             if not params.get("ignore_errors", True):
                 raise
@@ -45,7 +46,7 @@ def transfer_files(params: Params, _spec: Params) -> None:
 
 
 def _destination(params: Params) -> str:
-    return str(params.get("dest", os.getcwd()))
+    return path_of(str(params["dest"])) if "dest" in params else os.getcwd()
 
 
 def _mode(mode: str) -> Callable[[str, str], Any]:
@@ -78,11 +79,11 @@ def _ends(params: Params, entry: Any) -> Tuple[str, str]:
         raise ValueError(f"FileTransferTask: there is no 'dest' for {entry!r:.200}")
     if params.get("shell_interpret", True):
         return _interpreted(pair["src"]), _interpreted(destination)
-    return pair["src"], destination
+    return path_of(pair["src"]), path_of(destination)
 
 
 def _interpreted(path: str) -> str:
-    return os.path.abspath(os.path.expanduser(os.path.expandvars(path)))
+    return os.path.abspath(os.path.expanduser(os.path.expandvars(path_of(path))))
 
 
 def _transfer(params: Params, transfer: Callable[[str, str], Any], source: str, to: str) -> None:

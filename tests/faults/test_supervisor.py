@@ -582,3 +582,19 @@ class TestStartedAgain:
         assert (status, job.report()) == (1, report)
         assert (job.place / "ran").read_text() == "x\n"
         assert "launch 7 has ended as FIZZLED before; nothing is run again" in err
+
+
+@pytest.mark.parametrize("python", pythons())
+def test_paths_are_utf8_whatever_the_locale(job, python):
+    job.outbox = job.root / "outbox \u00fc"
+    job.outbox.mkdir()
+    written = [{"filename": "\u00fc", "contents": "\u00fc"}]
+    moved = {"mode": "move", "files": ["\u00fc"], "dest": "\u00e9"}
+    job.stage(
+        {"_fw_name": "FileWriteTask", "files_to_write": written},
+        {"_fw_name": "FileTransferTask", **moved},
+    )
+    job.environment.update(LC_ALL="C", PYTHONCOERCECLOCALE="0", PYTHONUTF8="0")
+    assert job.run(python)[0] == 0
+    assert (job.place / "\u00e9").read_bytes() == "\u00fc".encode()
+    assert (job.outbox / "7.abc.json").exists()

@@ -324,6 +324,20 @@ class TestForeign:
 
 
 class TestWrite:
+    def test_whatever_the_umask_its_owner_can_read_it(self, tmp_path):
+        before = os.umask(0o777)
+        try:
+            protocol.write_atomic(str(tmp_path / "a.json"), {})
+        finally:
+            os.umask(before)
+        assert (tmp_path / "a.json").stat().st_mode & 0o777 == 0o600
+
+    def test_a_symbolic_link_is_named_as_what_is_wrong(self, tmp_path):
+        put(tmp_path, "a.json", {})
+        (tmp_path / "FW.json").symlink_to("a.json")
+        with pytest.raises(protocol.Unreadable, match=r"FW\.json is a symbolic link"):
+            protocol.read_json(str(tmp_path / "FW.json"))
+
     def test_a_report_comes_back(self, tmp_path):
         path = str(tmp_path / "7.abc.json")
         protocol.write_report(path, FINAL)

@@ -351,11 +351,27 @@ class TestFizzled:
         checkpoint = staged.report().checkpoint
         assert checkpoint["_all_stored_data"][UNSERIALIZABLE] == stored[UNSERIALIZABLE]
 
-    def test_results_too_large_to_be_read(self, stage, monkeypatch):
-        monkeypatch.setattr(protocol, "MAX_ACTION_SIZE", 1000)
-        staged = stage(call("{'stored_data': {'x': 'y' * 1000}}"))
-        assert run(str(staged.path)) == 1
-        assert "bytes of JSON; at most 1000" in staged.stored()["_message"]
+    @pytest.mark.parametrize("where", ["stored_data", "update_spec", "mod_spec"])
+    def test_of_results_too_large_to_be_read_the_rest_is_kept(
+        self, stage, monkeypatch, capfd, where
+    ):
+        monkeypatch.setattr(protocol, "MAX_ACTION_SIZE", 3000)
+        values = "{'x': 'y' * 3000, 'z': 'y' * 1000, 'a': 1}"
+        given = f"[{{'_set': {values}}}]" if where == "mod_spec" else values
+        staged = stage(call(f"{{{where!r}: {given}}}"), action(stored_data={"b": 2}))
+        assert run(str(staged.path)) == 0
+        result = staged.report().fwaction
+        kept = result["mod_spec"][0]["_set"] if where == "mod_spec" else result[where]
+        assert (kept["z"], kept["a"], result["stored_data"]["b"]) == ("y" * 1000, 1, 2)
+        described = kept["x"][UNSERIALIZABLE]
+        assert described == {
+            "type": "str",
+            "why": "it has 3002 bytes of JSON; leave large data in files",
+        }
+        (problem,) = result["stored_data"][UNSERIALIZABLE]
+        assert problem.endswith(f".x is a str: {described['why']}")
+        assert problem in capfd.readouterr().err
+        assert len(json.dumps(result)) <= 3000
 
     def test_what_is_handed_over_counts_too(self, stage, monkeypatch):
         monkeypatch.setattr(protocol, "MAX_ACTION_SIZE", 1000)
@@ -507,6 +523,19 @@ class TestPlacesThatFail:
         assert isinstance(report, Report)
         assert (report.state, report.token) == ("COMPLETED", "abc")
 
+    def test_without_a_home_nothing_is_left_in_the_current_directory(
+        self, stage, capfd, monkeypatch, tmp_path
+    ):
+        monkeypatch.setattr(places, "PATIENTLY", (0.01,))
+        monkeypatch.setattr(os.path, "expanduser", lambda path: path)  # as without $HOME and passwd
+        here = tmp_path.parent / f"{tmp_path.name}.here"
+        here.mkdir()
+        monkeypatch.chdir(here)
+        staged = stage(call("shutil.rmtree(os.path.dirname(os.getcwd()))"))
+        assert run(str(staged.path)) == 1
+        assert not list(here.iterdir())
+        assert "is in the line above only" in capfd.readouterr().err
+
     def test_what_comes_to_its_place_later_does_not_stay_at_home(
         self, stage, capfd, monkeypatch, tmp_path
     ):
@@ -536,6 +565,34 @@ class TestPlacesThatFail:
         assert run(str(staged.path)) == 0
         assert staged.report().state == staged.entry().state == "COMPLETED"
         assert capfd.readouterr().err.count("No space left on device") == 2
+
+    @pytest.mark.parametrize("action_refused", [6, 0])
+    def test_every_place_is_tried_until_it_is_written(self, stage, monkeypatch, action_refused):
+        # `lpad recover_offline` reads FW_offline.json only; the disk takes it last.
+        staged = stage("Files", ours={"protocol": 1, "token": "abc"})
+        write, left = (
+            protocol.write_atomic,
+            {"FW_action.json": action_refused, "FW_offline.json": 8},
+        )
+
+        def refuse(path: str, document: Any) -> None:
+            name = Path(path).name
+            if "fwaction" in document and left.get(name):
+                left[name] -= 1
+                raise OSError(28, "No space left on device")
+            write(path, document)
+
+        monkeypatch.setattr(protocol, "write_atomic", refuse)
+        monkeypatch.setattr(places, "sleep", lambda _seconds: None)
+        assert run(str(staged.path)) == 0
+        assert staged.report().state == staged.read("FW_offline.json")["state"] == "COMPLETED"
+
+    def test_what_cannot_pass_is_not_waited_for_when_another_place_has_it(self, stage, monkeypatch):
+        staged = stage(call("call_me()"), ours={"protocol": 1, "token": "abc"})
+        (staged.path / "FW_action.json").mkdir()
+        monkeypatch.setattr(places, "sleep", lambda _seconds: pytest.fail("waited"))
+        assert run(str(staged.path)) == 0
+        assert staged.read("FW_offline.json")["state"] == "COMPLETED"
 
     def test_near_the_end_of_the_job_nothing_is_waited_for(self, stage, monkeypatch):
         staged = stage(call("shutil.rmtree(os.path.dirname(os.getcwd()))"))
@@ -594,6 +651,26 @@ class TestStartedAgain:
             "launch 7 has ended as FIZZLED before; nothing is run again" in capfd.readouterr().err
         )
 
+    @pytest.mark.parametrize("place", [".fwagent/outbox", "home/.fwagent/rescue"])
+    def test_ended_is_ended_wherever_that_is_told(self, stage, capfd, tmp_path, place):
+        staged = stage({"_fw_name": "ScriptTask", "script": "echo x >> ran"})
+        other = Report(7, "FIZZLED", "/x", token="abc", fwaction={})
+        places.drop_at_home(str(tmp_path / place), other)
+        assert run(str(staged.path)) == 1
+        assert not (staged.path / "ran").exists()
+        told = capfd.readouterr().err
+        assert "launch 7 has ended as FIZZLED before; nothing is run again" in told
+        assert f"found in {tmp_path / place}" in told
+
+    @pytest.mark.parametrize(
+        "changed", [{"launch_id": 8}, {"token": "old"}, {"state": "RUNNING", "fwaction": None}]
+    )
+    def test_what_another_place_holds_of_others_does_not_count(self, stage, changed):
+        staged = stage("Files")
+        other = Report(7, "FIZZLED", "/x", token="abc", fwaction={})._replace(**changed)
+        protocol.write_report(str(staged.outbox / "7.abc.json"), other)
+        assert run(str(staged.path)) == 0
+
     def test_ended_under_stock_rlaunch(self, stage):
         staged = stage("Raise")
         done = {"launch_id": 7, "started_on": "2026", "fwaction": {}, "state": "COMPLETED"}
@@ -634,6 +711,69 @@ class TestStartedAgain:
         staged.write("FW_offline.json", {"launch_id": 7, "fwaction": {}, "completed_on": "x"})
         assert run(str(staged.path)) == 0
         assert not {"fwaction", "completed_on"} & set(json.loads(staged.stored()["o"]))
+
+    COMPLETES = """
+        import os
+        from fwrunner import launch, action
+        later = launch.Launch(os.getcwd())
+        later.start()
+        later.finish("COMPLETED", action.read_action({"stored_data": {"mine": 2}}))
+    """
+
+    @pytest.mark.parametrize("ending", ["call_me()", "1 / 0"])
+    def test_the_end_of_a_later_start_stays(self, stage, ending, capfd):
+        # As after a requeue of a job that lives on on a node that was taken for failed.
+        staged = stage(call(f"exec({textwrap.dedent(self.COMPLETES)!r}, {{}})"), call(ending))
+        assert run(str(staged.path)) == 1
+        report, entry = staged.report(), staged.entry()
+        assert (report.state, report.attempt) == (entry.state, entry.attempt) == ("COMPLETED", 2)
+        offline = staged.read("FW_offline.json")
+        assert (offline["state"], offline["fwaction"]) == ("COMPLETED", report.fwaction)
+        told = capfd.readouterr().err
+        assert "launch 7 was started again meanwhile" in told
+        lines = list(rescue.read_lines(io.BytesIO(told.encode()), "FW_job.error"))
+        assert [isinstance(line, Report) and line.state for line in lines] == ["COMPLETED"] * (
+            ending == "call_me()"
+        )
+
+    def test_of_two_starts_at_once_the_one_that_wrote_last_counts(self, stage):
+        staged = stage("Files")
+        first, second = (launches.Launch(str(staged.path)) for _ in range(2))
+        assert first.report.attempt == second.report.attempt == 1
+        first.start()
+        second.start()
+        assert second.finish("COMPLETED", {})
+        assert not first.finish("FIZZLED", {})
+        assert staged.report().state == staged.entry().state == "COMPLETED"
+
+    @pytest.mark.parametrize(("attempt", "started_on", "stays"), [
+        (3, "2026", True), (2, "2026", True), (1, "2026", False), (2, None, False),
+    ])  # fmt: skip
+    def test_the_final_report_of_a_later_start_stays_wherever_it_is(
+        self, tmp_path, attempt, started_on, stays
+    ):
+        ours = Report(7, "FIZZLED", "/x", token="abc", started_on="2025", fwaction={}, attempt=2)
+        there = ours._replace(
+            state="COMPLETED", attempt=attempt, started_on=started_on or ours.started_on
+        )
+        places.drop(str(tmp_path), there)
+        places.drop(str(tmp_path), ours)
+        assert read_outbox_entry(str(tmp_path / "7.abc.json")) == (there if stays else ours)
+
+    @pytest.mark.parametrize(("host", "pid", "age", "told"), [
+        ("elsewhere", 1, 5, True), ("elsewhere", 1, 500, False),
+        (os.uname().nodename, os.getpid(), 5, True), (os.uname().nodename, 2**22, 5, False),
+    ])  # fmt: skip
+    def test_an_earlier_start_that_seems_alive_is_told(self, stage, capfd, host, pid, age, told):
+        staged = stage("Files")
+        offline = staged.read("FW_offline.json")
+        offline["fwagent"]["attempt"] = 1
+        staged.write("FW_offline.json", offline)
+        staged.write("FW_ping.json", {"ping_time": "x", "host": host, "pid": pid})
+        os.utime(staged.path / "FW_ping.json", (time.time() - age,) * 2)
+        assert run(str(staged.path)) == 0
+        line = f"an earlier start, process {pid} on {host}, gave a sign of life {age} s ago"
+        assert (line in capfd.readouterr().err) == told
 
 
 class TestNothingToRun:
