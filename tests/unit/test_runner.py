@@ -763,7 +763,7 @@ class TestStartedAgain:
     @pytest.mark.parametrize(("host", "pid", "age", "told"), [
         ("elsewhere", 1, 5, True), ("elsewhere", 1, 500, False),
         (os.uname().nodename, os.getpid(), 5, True), (os.uname().nodename, 2**22, 5, False),
-    ])  # fmt: skip
+    ], ids=["elsewhere", "long ago", "here", "gone"])  # fmt: skip
     def test_an_earlier_start_that_seems_alive_is_told(self, stage, capfd, host, pid, age, told):
         staged = stage("Files")
         offline = staged.read("FW_offline.json")
