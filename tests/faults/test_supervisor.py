@@ -13,6 +13,7 @@ import pytest
 from fwrunner import node
 from fwrunner.launch import Launch
 from fwrunner.supervise import run
+from tests.support.agent import wait_until
 from tests.support.jobs import Job, pythons
 
 FUNCTIONS = """
@@ -478,12 +479,12 @@ class TestTerminal:
         )  # fmt: skip
         os.close(terminal)
         shell = int(process.stdout.readline())
-        before = [shell, *node.family(shell)]
+        wait_until(lambda: len(node.family(shell)) == 2)  # the shell and its sleep
+        before = list(node.family(shell))
         process.terminate()
         process.communicate(timeout=10)  # the end of stdout: all of them have ended
         os.close(controller)
         assert job.stored()["_message"].endswith("ended by SIGTERM")
-        assert len(before) > 2
         assert not any(running(pid) for pid in before)
 
 
