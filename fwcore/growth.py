@@ -57,6 +57,17 @@ def growths_of(action: Mapping[str, Any], fw_id: int) -> list[Growth]:
     return found
 
 
+def check_loadable(action: Mapping[str, Any]) -> None:
+    """Raise InvalidAction if FireWorks could not even load the action: less than appending it needs.
+
+    Ids that are not negative or not distinct matter only where the action is applied.
+    """
+    for key in ("detours", "append_wfs", "additions"):
+        for entry in _listed(action, key):
+            nested = key == "append_wfs" and isinstance(entry, Mapping)
+            _parsed(key, entry.get("workflow") if nested else entry)
+
+
 def count_added(action: Mapping[str, Any] | None) -> int:
     """Return how many Fireworks an action adds, 0 for one that cannot be applied."""
     try:
@@ -92,15 +103,19 @@ def _listed(action: Mapping[str, Any], key: str) -> list[Any]:
     return value if isinstance(value, list) else [value]
 
 
-def _growth(
-    key: str, source: Any, parents: tuple[int, ...], detours: frozenset[int], *, pulls: bool
-) -> Growth:
+def _parsed(key: str, source: Any) -> tuple[Mapping[int, Document], Mapping[int, list[int]]]:
     if not isinstance(source, Mapping):
         raise InvalidAction(f"{key} has an entry that is neither a workflow nor a Firework")
     try:
-        fireworks, links = parsed_workflow(source)
+        return parsed_workflow(source)
     except InvalidWorkflow as error:
         raise InvalidAction(f"{key}: {error.title}") from error
+
+
+def _growth(
+    key: str, source: Any, parents: tuple[int, ...], detours: frozenset[int], *, pulls: bool
+) -> Growth:
+    fireworks, links = _parsed(key, source)
     if positive := [number for number in fireworks if number >= 0]:
         raise InvalidAction(f"{key}: new Fireworks need negative fw_ids, not {positive[0]}")
     return Growth(fireworks, links, parents, detours, pulls)

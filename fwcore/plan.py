@@ -28,7 +28,7 @@ from fwcore import action as actions
 from fwcore import history as histories
 from fwcore.documents import iso
 from fwcore.draft import Draft, launch_write
-from fwcore.growth import growths_of
+from fwcore.growth import check_loadable, growths_of
 from fwcore.lost import VANISHED, disproves, facts_of, is_lost
 from fwcore.states import ACTIVE, HELD
 from fwcore.trackers import followed
@@ -399,7 +399,9 @@ def _applicable(draft: Draft, launch: Document, owners: list[int], report: Repor
         return _fizzled(report, f"the action cannot be stored: {error}")
     try:
         # What FireWorks cannot load is not stored where it loads it, whoever applies it.
-        if report.state == "COMPLETED" and _has_a_say(draft, launch, owners):
+        if report.state != "COMPLETED":
+            check_loadable(action)
+        elif _has_a_say(draft, launch, owners):
             draft.check_action(launch["fw_id"], action)
         else:
             growths_of(action, launch["fw_id"])

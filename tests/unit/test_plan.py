@@ -288,6 +288,19 @@ def test_a_failed_launch_may_say_that_it_would_have_added_fireworks(memory) -> N
     assert (action["additions"], action["stored_data"]) == ([addition], {"why": 1})
 
 
+def test_what_fireworks_can_load_but_not_append_stays_in_the_action_of_a_failed_launch(
+    memory,
+) -> None:
+    ids = memory.add({"a": ""})
+    new: dict[str, object] = {"fw_id": -1, "spec": {"_tasks": []}}
+    launch = memory.complete(
+        ids["a"], "FIZZLED", detours=[new, new], additions=[{**new, "fw_id": 7}]
+    )
+    action = memory.launch(launch)["action"]
+    assert (action["detours"], action["additions"]) == ([new, new], [{**new, "fw_id": 7}])
+    assert "_action" not in action["stored_data"]
+
+
 def test_what_fireworks_could_not_load_of_a_failed_launch_is_set_aside(memory) -> None:
     launch = memory.complete(
         memory.add({"a": ""})["a"], "FIZZLED", additions=["no workflow"], stored_data={"why": 1}
