@@ -19,7 +19,8 @@ _MAX_TEXT = 60
 #: Bytes of a ping that is read.
 _MAX_SIZE = 64 * 1024
 
-_KEYS = ("ping_time", "host", "pid", "job_id", "task", "rss", "cpu")
+#: What is shown of a ping.
+TOLD = ("ping_time", "host", "pid", "job_id", "task", "rss", "cpu")
 
 
 def pings(launches: Iterable[OpenLaunch]) -> list[dict[str, Any]]:
@@ -33,7 +34,7 @@ def pings(launches: Iterable[OpenLaunch]) -> list[dict[str, Any]]:
     newest = sorted(running, key=attrgetter("launch_id"), reverse=True)[:MAX_READ]
     return [
         {"launch_id": launch.launch_id, "fw_id": launch.fw_id, "launch_dir": launch.launch_dir}
-        | {key: told.get(key) for key in _KEYS}
+        | {key: told.get(key) for key in TOLD}
         for launch, told in ((launch, read_ping(launch.launch_dir, _MAX_SIZE)) for launch in newest)
     ]
 

@@ -7,7 +7,7 @@ from dataclasses import asdict
 from datetime import datetime, timedelta
 from typing import Any
 
-from agent.running import pings
+from agent.running import TOLD, pings
 from fwcore.documents import parse_time
 from fwcore.launchpad.records import OpenLaunch, Run
 
@@ -36,9 +36,8 @@ def rows(runs: list[Run], worker: str) -> list[dict[str, Any]]:
         OpenLaunch(run.launch_id, run.fw_id, run.launch_dir, run.state, worker) for run in runs
     ]
     told = {ping["launch_id"]: ping for ping in pings(going)}
-    keys = ("ping_time", "host", "pid", "job_id", "task", "rss", "cpu")
     return [
-        {**asdict(run), "ping": {key: told[run.launch_id][key] for key in keys}}
+        {**asdict(run), "ping": {key: told[run.launch_id][key] for key in TOLD}}
         if run.launch_id in told
         else {**asdict(run), "ping": None}
         for run in runs
