@@ -65,6 +65,10 @@ def jobs(scratch: Path) -> Iterator[Job]:
     yield Job("python3 -m fwrunner", [python, "-m", "fwrunner"])
     yield Job("python3 fwrunner.pyz", [python, str(archive)])
     yield Job("python3 -I -S fwrunner.pyz", [python, "-I", "-S", str(archive)])
+    unpacked = scratch / "fwrunner"
+    shutil.unpack_archive(archive, unpacked, "zip")
+    yield Job("python3 unpacked/", [python, str(unpacked)])
+    yield Job("python3 -I -S unpacked/", [python, "-I", "-S", str(unpacked)])
     rlaunch = str(FIREWORKS / "bin" / "rlaunch")
     yield Job("rlaunch", [python, rlaunch, "-s", "singleshot", "--offline"])
 

@@ -103,8 +103,6 @@ def _without_tasks(launch: Launch, why: str) -> int:
 def _run_tasks(launch: Launch, channel: Channel) -> int:
     """Run the tasks, in the child."""
     # The supervisor tells of the start meanwhile: what most tasks need next costs no time now.
-    import subprocess  # noqa: F401
-
     from fwrunner.runner import Run
 
     with signals.Signals() as received:
