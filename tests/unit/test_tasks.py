@@ -193,7 +193,10 @@ class TestScriptTask:
 
     def test_files_and_signals_of_a_command_that_is_spawned(self, tmp_path):
         (tmp_path / "in").write_text("some\n")
-        given = {"stdin_file": str(tmp_path / "in"), "stderr_file": str(tmp_path / "err")}
+        given: dict[str, Any] = {
+            "stdin_file": str(tmp_path / "in"),
+            "stderr_file": str(tmp_path / "err"),
+        }
         found = script("cat >&2; kill -PIPE $$; echo no >&2", fizzle_bad_rc=False, **given)
         assert (
             found["returncode"] == -signal.SIGPIPE
