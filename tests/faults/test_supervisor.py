@@ -5,6 +5,7 @@ import os
 import signal
 import sys
 import time
+import zipfile
 from contextlib import suppress
 from pathlib import Path
 
@@ -655,11 +656,23 @@ def test_paths_are_utf8_whatever_the_locale(job, python):
     job.outbox.mkdir()
     written = [{"filename": "\u00fc", "contents": "\u00fc"}]
     moved = {"mode": "move", "files": ["\u00fc"], "dest": "\u00e9"}
+    (job.place / "\u00e4.json").write_text("{}")
     job.stage(
+        {"_fw_name": "ArchiveDirTask", "base_name": "\u00e0", "format": "zip"},
+        {"_fw_name": "ImportDataTask", "filename": "\u00e4.json", "mapstring": "a"},
+        {
+            "_fw_name": "ScriptTask",
+            "script": "cat",
+            "stdin_file": "\u00e4.json",
+            "stdout_file": "\u00f6",
+        },
         {"_fw_name": "FileWriteTask", "files_to_write": written},
         {"_fw_name": "FileTransferTask", **moved},
     )
     job.environment.update(LC_ALL="C", PYTHONCOERCECLOCALE="0", PYTHONUTF8="0")
     assert job.run(python)[0] == 0
     assert (job.place / "\u00e9").read_bytes() == "\u00fc".encode()
+    assert (job.place / "\u00f6").read_text() == "{}"
+    with zipfile.ZipFile(job.place / "\u00e0.zip") as archive:
+        assert "\u00e4.json" in archive.namelist()
     assert (job.outbox / "7.abc.json").exists()
