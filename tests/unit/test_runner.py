@@ -651,6 +651,16 @@ class TestStartedAgain:
             "launch 7 has ended as FIZZLED before; nothing is run again" in capfd.readouterr().err
         )
 
+    def test_the_rescue_directory_whatever_the_umask(self, tmp_path):
+        report = Report(launch_id=7, state="COMPLETED", launch_dir="/", token="abc", fwaction={})
+        before = os.umask(0o777)
+        try:
+            places.drop_at_home(str(tmp_path / "home" / "rescue"), report)
+        finally:
+            os.umask(before)
+        modes = [path.stat().st_mode & 0o777 for path in sorted((tmp_path / "home").rglob("*"))]
+        assert modes == [0o700, 0o600]
+
     @pytest.mark.parametrize("place", [".fwagent/outbox", "home/.fwagent/rescue"])
     def test_ended_is_ended_wherever_that_is_told(self, stage, capfd, tmp_path, place):
         staged = stage({"_fw_name": "ScriptTask", "script": "echo x >> ran"})
