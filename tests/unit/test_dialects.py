@@ -175,8 +175,8 @@ def test_pbs_is_silent(silent):
         Pbs().read_listing([silent])
 
 
-# Recorded by others, some attributes left out. Torque's is of 2.5.7; of PBS Pro the years are known, 2016 and 2023 (after
-# what a login had printed), and of OpenPBS that it ran in a container of 2024, where ids have no server.
+# Recorded by others, some attributes left out. Torque's is of 2.5.7; of PBS Pro the years are known, 2016 and 2023
+# (after what a login had printed), and of OpenPBS that it ran in a container of 2024, where ids have no server.
 PBS_PRO_2023 = """junk that was printed
 at the login
 
