@@ -304,7 +304,11 @@ class Agent:
 
     def _launch(self, due: set[str], result: Result) -> None:
         ended = _ended(result)
-        if self._launches.remaining > 0 or not (result.released or ended or "reserve" in due):
+        # Where one job has ended, a queue that was full has room for another.
+        room = ended and self._parts.way_out.crowded
+        if self._launches.remaining > 0 and not room:
+            return
+        if not (result.released or ended or "reserve" in due):
             return
         capacity = self._parts.way_out.capacity()
         if capacity == 0 and ended:
