@@ -1,7 +1,8 @@
-"""The daemon: one thread does all the work, in passes; everything else only wakes it.
+"""The daemon: one thread does all the work, in passes; everything else only wakes it, or waits for the queue.
 
 A pass looks (at the outbox, at directories with events, at all open launches when a sweep is due), applies
 what it found, and launches what is READY. Whatever fails is tried again; nothing of ours ever ends a job.
+While the queue takes its time to answer, what comes back is looked at and applied all the same.
 """
 
 from __future__ import annotations
@@ -9,7 +10,8 @@ from __future__ import annotations
 import os
 import signal
 import time
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
@@ -26,6 +28,7 @@ from agent.locks import seen
 from agent.log import get_logger
 from agent.notify import Notifier
 from agent.queue import Queue, open_queue
+from agent.queue.beside import Beside
 from agent.reconciler import Reconciler
 from agent.recover import WayBack
 from agent.results import Deferrals, Result
@@ -41,6 +44,10 @@ PASS_BACKOFF = (1.0, 60.0)
 LAUNCH_BACKOFF = (10.0, 300.0)
 #: Between two listings while the queue does not answer.
 QUEUE_BACKOFF = (30.0, 600.0)
+#: Seconds for which an answer of the queue is waited for at once.
+MOMENT = 1.0
+#: What is done while the queue is waited for.
+_WAY_BACK = frozenset({"outbox", "event", "sweep", "resume"})
 
 
 @dataclass
@@ -55,12 +62,15 @@ class Parts:
     reconciler: Reconciler
 
 
-def make_parts(config: Config) -> Parts:
-    """Return the parts of an agent; nothing is connected yet. Raises FwagentError."""
+def make_parts(config: Config, around: Callable[[Queue], Queue] = lambda queue: queue) -> Parts:
+    """Return the parts of an agent; nothing is connected yet. Raises FwagentError.
+
+    What ``around`` makes of the queue is what is asked instead of it.
+    """
     worker = config.fworker()
     launchpad = config.connect()
     outbox = prepare_root(config.launch.root)
-    queue = open_queue(config)
+    queue = around(open_queue(config))
     launchpad.submitted = queue.submitted
     launchpad.queue_name = f"{config.queue.type}:{config.launch.root}"
     rescued = Path.home() / rescue.PATH
@@ -80,13 +90,13 @@ class Agent:
 
     def __init__(self, config_path: Path | None) -> None:
         self._config_path = config_path
-        self._parts = make_parts(load_config(config_path))
+        self._wake = Wake()
+        self._parts = make_parts(load_config(config_path), self._beside)
         self._worker = self._parts.config.fworker().name
         self._health = Health(self._worker)
         self._status_file = StatusFile()
         self._notifier = Notifier()
         self._lease = LeaseKeeper(self._worker, self._health)
-        self._wake = Wake()
         self._watch = Watch(self._wake)
         self._scheduler = BackgroundScheduler(timezone="UTC")
         self._log = get_logger()
@@ -120,6 +130,14 @@ class Agent:
                 self._wait()
         finally:
             self._end()
+
+    def _beside(self, queue: Queue) -> Queue:
+        return Beside(
+            queue,
+            meanwhile=self._meanwhile,
+            answered=lambda: self._wake.call("answer"),
+            settled=lambda: self._wake.call("resume"),
+        )
 
     def _on_signal(self, number: int, _frame: FrameType | None) -> None:
         if number == signal.SIGHUP:
@@ -157,9 +175,10 @@ class Agent:
         while not self._stopping:
             pause = self._passes.remaining
             reasons, places = self._wake.wait(pause if pause > 0 else RENEW_SECONDS)
-            self._due |= reasons
+            self._due |= reasons - {"answer"}
             self._touched |= places
-            if self._passes.remaining <= 0 or "reload" in reasons:
+            # One that was asked in a pass has been taken there.
+            if reasons != {"answer"} and (self._passes.remaining <= 0 or "reload" in reasons):
                 return
 
     def _turn(self) -> None:
@@ -182,6 +201,9 @@ class Agent:
         else:
             self._succeeded()
         # A pass is over, whatever came of it. One that hangs says nothing.
+        self._show()
+
+    def _show(self) -> None:
         self._notifier.alive(self._health.line())
         self._status_file.write(self._parts.config.private, self._health, time.monotonic())
 
@@ -197,11 +219,7 @@ class Agent:
         if lease.epoch != self._epoch:
             self._epoch = lease.epoch
             self._due.add("start")
-        due, touched = self._due, self._touched
-        self._due, self._touched = set(), set()
-        result = Result()
-        done = False
-        try:
+        with self._work() as (due, touched, result):
             if "start" in due:
                 due |= {"sweep", "reserve", "reconcile"}
                 # Indexes only make it quicker; the right to create them may be missing.
@@ -211,6 +229,18 @@ class Agent:
             self._reconcile(due, result)
             self._launch(due, result)
             self._parts.way_out.tell_passed_over(result)
+
+    @contextmanager
+    def _work(
+        self, only: frozenset[str] | None = None
+    ) -> Iterator[tuple[set[str], set[str], Result]]:
+        """Yield what is due, of these reasons alone, and a result to be told of; what fails stays due."""
+        due = self._due if only is None else self._due & only
+        self._due, touched, self._touched = self._due - due, self._touched, set()
+        result = Result()
+        done = False
+        try:
+            yield due, touched, result
             done = True
         finally:
             if not done:
@@ -218,11 +248,27 @@ class Agent:
                 self._touched |= touched
             self._tell(result, whole=done and "sweep" in due)
 
+    def _meanwhile(self) -> bool:
+        """Wait for a moment, and bring home what has come back; False if fwagent is to end."""
+        reasons, places = self._wake.wait(MOMENT)
+        self._due |= reasons - {"answer"}
+        self._touched |= places
+        self._parts.launchpad.keep_alive()
+        if self._stopping or not self._due & _WAY_BACK:
+            return not self._stopping
+        with self._work(_WAY_BACK) as (due, touched, result):
+            self._look(due, touched, result)
+        if result.released or _ended(result):
+            self._due.add("reserve")
+        self._show()
+        return True
+
     def _look(self, due: set[str], touched: set[str], result: Result) -> None:
         way_back = self._parts.way_back
-        if "sweep" in due:
+        if due & {"sweep", "resume"}:
             # What a killed agent has left half done comes first: its locks hold others up.
             self._parts.launchpad.resume(is_gone)
+        if "sweep" in due:
             locks = self._parts.launchpad.locks(is_gone=is_gone)
             self._health.locks = seen(locks, self._health.locks)
             self._places = way_back.places(self._worker)
@@ -246,6 +292,8 @@ class Agent:
         try:
             self._parts.reconciler.run(result)
         except QueueSilent as error:
+            if self._stopping:
+                return
             # Nothing follows from silence: neither is anything lost, nor does what comes back have to wait.
             if not self._listings.failing:
                 self._log.warning("the queue does not answer", reason=error.title, hint=error.hint)
@@ -255,8 +303,12 @@ class Agent:
                 self._log.info("the queue answers again")
 
     def _launch(self, due: set[str], result: Result) -> None:
-        ended = any(entry["state"] != "RUNNING" for entry in result.applied)
-        if self._launches.remaining > 0 or not (result.released or ended or "reserve" in due):
+        ended = _ended(result)
+        # Where one job has ended, a queue that was full has room for another.
+        room = ended and self._parts.way_out.crowded
+        if self._launches.remaining > 0 and not room:
+            return
+        if not (result.released or ended or "reserve" in due):
             return
         capacity = self._parts.way_out.capacity()
         if capacity == 0 and ended:
@@ -268,6 +320,10 @@ class Agent:
         except StageError as error:
             # What cannot go out must not slow down what comes back.
             self._cannot_launch(error.title)
+        except QueueSilent:
+            # The claim is made whole by whoever serves next.
+            if not self._stopping:
+                raise
         else:
             if len(result.deferred) > failed and not result.claimed:
                 self._cannot_launch(result.deferred[-1]["reason"])
@@ -283,7 +339,7 @@ class Agent:
         self._launches.failed()
 
     def _tell(self, result: Result, *, whole: bool) -> None:
-        latencies = self._parts.way_back.latencies
+        latencies = result.latencies
         for entry in result.applied:
             ended = entry["state"] != "RUNNING"
             first = ended or entry["launch_id"] not in self._running
@@ -326,7 +382,7 @@ class Agent:
     def _read_config_again(self) -> None:
         self._due.discard("reload")
         try:
-            parts = make_parts(load_config(self._config_path))
+            parts = make_parts(load_config(self._config_path), self._beside)
         except FwagentError as error:
             self._keep_config(error.title, error.hint)
             return
@@ -357,3 +413,7 @@ class Agent:
         self._status_file.write(self._parts.config.private, self._health, time.monotonic())
         self._parts.launchpad.close()
         self._log.info("stopped")
+
+
+def _ended(result: Result) -> bool:
+    return any(entry["state"] != "RUNNING" for entry in result.applied)

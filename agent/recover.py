@@ -91,8 +91,6 @@ class WayBack:
         self.memory = Memory()
         # Launches with an open run that had ended in the database when the places were listed.
         self._ended: set[int] = set()
-        #: {launch_id: seconds from its final report's writing to its being in the database}, of the last pass.
-        self.latencies: dict[int, float] = {}
 
     def places(
         self, worker: str | None, fw_ids: Iterable[int] | None = None, registered_for: str = ""
@@ -127,7 +125,6 @@ class WayBack:
 
     def recover(self, places: Mapping[int, str], result: Result, *, outbox: bool = True) -> None:
         """Apply everything that the outbox, these launch directories and their rescued reports tell."""
-        self.latencies = {}
         if outbox:
             for entries in _batches(_entries(self._outbox), _size):
                 self._apply_entries(entries, places, result)
@@ -293,7 +290,7 @@ class WayBack:
         now = self._launchpad.now().timestamp()
         ended = {outcome.launch_id for outcome in applied.applied if outcome.state != "RUNNING"}
         self._launchpad.forget_registered(ended)
-        self.latencies |= {
+        result.latencies |= {
             item.report.launch_id: now - item.written
             for item in found
             if item.report.final and item.report.launch_id in ended and item.written

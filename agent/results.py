@@ -25,7 +25,8 @@ class Result:
     ``applied``: + ``fw_id``, ``state``. ``deferred``, ``ignored``: + ``reason``. ``claimed``: +
     ``launch_dir``. ``submitted``: + ``job_id``. ``lost``: + ``fw_id``, ``job_id``, ``state`` (what the Firework is
     now; null if its loss is only told) and ``reason``. ``adopted``, ``cancelled``: + ``fw_id``, ``job_id``,
-    ``reason``.
+    ``reason``. ``latencies`` are not printed: {launch_id: seconds from the writing of a final report to its being in
+    the database}.
     """
 
     applied: list[Entry] = field(default_factory=list)
@@ -37,6 +38,7 @@ class Result:
     adopted: list[Entry] = field(default_factory=list)
     cancelled: list[Entry] = field(default_factory=list)
     released: list[int] = field(default_factory=list)
+    latencies: dict[int, float] = field(default_factory=dict)
 
     def take(self, applied: Applied) -> None:
         """Add what became of reports."""

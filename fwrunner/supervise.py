@@ -16,7 +16,7 @@ from typing import Any, Callable, Dict, List, NoReturn, Optional
 from fwrunner import node, protocol, signals
 from fwrunner.action import failure
 from fwrunner.channel import Channel
-from fwrunner.launch import Launch, NothingToRun
+from fwrunner.launch import Launch, NothingToRun, check_meant
 from fwrunner.places import say
 
 #: Exit status of the process.
@@ -60,10 +60,14 @@ def run(
     """
     _open_what_is_closed()
     directory = _absolute(launch_dir)
+    # Tasks may run others.
+    meant = os.environ.pop(protocol.LAUNCH_VARIABLE, "")
     there = protocol.read_report(directory)
     if isinstance(there, protocol.Report) and there.final:
+        check_meant(there.launch_id, meant)
         return _ended_before(there)
     launch = Launch(directory)
+    check_meant(launch.launch_id, meant)
     done = launch.ended()
     if done is not None:
         return _ended_before(done)

@@ -390,10 +390,8 @@ def test_latency_is_from_the_final_report_to_the_database(way_back, outbox, tmp_
     tell(place, 2)
     path = drop(outbox, 1)
     os.utime(path, (NOW.timestamp() - 3, NOW.timestamp() - 3))
-    look(way_back, {2: place})
-    assert way_back.latencies == {1: 3.0}
-    look(way_back)
-    assert way_back.latencies == {}
+    assert look(way_back, {2: place}).latencies == {1: 3.0}
+    assert look(way_back).latencies == {}
 
 
 # --------------------------------------------------------------------------------- where to look

@@ -642,6 +642,27 @@ class TestSuperseded:
         assert "belongs to another launch by now" in capfd.readouterr().err
 
 
+@pytest.mark.parametrize("final", [False, True])
+def test_a_job_whose_directory_was_given_to_another_launch_runs_nothing(stage, monkeypatch, final):
+    staged = stage({"_fw_name": "ScriptTask", "script": "echo $FWAGENT_LAUNCH_ID x >> ran"})
+    if final:
+        assert run(str(staged.path)) == 0
+        assert (staged.path / "ran").read_text() == "x\n"
+    before = {path: path.read_bytes() for path in staged.path.iterdir()}
+    monkeypatch.setenv("FWAGENT_LAUNCH_ID", "6")
+    with pytest.raises(NothingToRun, match="this job is for launch 6, "):
+        run(str(staged.path))
+    assert {path: path.read_bytes() for path in staged.path.iterdir()} == before
+
+
+def test_a_job_runs_the_launch_that_it_was_submitted_for(stage, monkeypatch):
+    staged = stage({"_fw_name": "ScriptTask", "script": "echo $FWAGENT_LAUNCH_ID x >> ran"})
+    monkeypatch.setenv("FWAGENT_LAUNCH_ID", "7")
+    assert run(str(staged.path)) == 0
+    # It is not handed on: a task may run another launch.
+    assert (staged.path / "ran").read_text() == "x\n"
+
+
 class TestStartedAgain:
     def test_ended_is_ended(self, stage, capfd):
         staged = stage({"_fw_name": "ScriptTask", "script": "echo x >> ran; exit 1"})
