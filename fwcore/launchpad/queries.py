@@ -111,22 +111,18 @@ class Queries(Session):
         Those of some Fireworks, of Fireworks of a name, in some states, and with news ``since`` a moment.
         """
         query: Document = {"fworker.name": worker} if worker is not None else {}
+        if fw_ids is not None or name:
+            wanted: Document = {"name": name} if name else {}
+            wanted |= {} if fw_ids is None else {"fw_id": {"$in": list(fw_ids)}}
+            query["fw_id"] = {"$in": self.select(wanted)}
+        if states:
+            query["state"] = {"$in": list(states)}
+        if since is not None:
+            query["$or"] = _dated_since(since)
         with self._reaching():
-            if fw_ids is not None or name:
-                wanted: Document = {"name": name} if name else {}
-                wanted |= {} if fw_ids is None else {"fw_id": {"$in": list(fw_ids)}}
-                named = self._db.fireworks.find(wanted, {"fw_id": 1, "name": 1})
-                query["fw_id"] = {"$in": [doc["fw_id"] for doc in named]}
-            if states:
-                query["state"] = {"$in": list(states)}
-            if since is not None:
-                query["$or"] = _dated_since(since)
             found = list(self._db.launches.find(query, _RUN).sort("launch_id", -1).limit(limit))
-            of_interest = {"fw_id": {"$in": [launch.get("fw_id") for launch in found]}}
-            names = {
-                doc["fw_id"]: str(doc.get("name", ""))
-                for doc in self._db.fireworks.find(of_interest, {"fw_id": 1, "name": 1})
-            }
+        told = self.fw_states(launch.get("fw_id") for launch in found)
+        names = {fw_id: str(name) for fw_id, (_state, name) in told.items()}
         return [_run(launch, names.get(launch.get("fw_id"), "")) for launch in found]
 
     def select(self, query: Mapping[str, Any]) -> list[int]:
