@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
+from agent.filesystem import fresh_stat, refresh
 from agent.results import Result
 from agent.tails import read_tails
 from fwcore.errors import FwagentError
@@ -35,19 +36,29 @@ BATCH_BYTES = 64 * 1024 * 1024
 #: Told of a run that is retired although its job has said nothing.
 SUPERSEDED = "its Firework was rerun or cancelled meanwhile: its offline run is retired"
 
-_LOOKED_AT = (OFFLINE_JSON, PING_JSON, ACTION_JSON)
+#: Of so many quick looks at a launch directory one looks for all files.
+THOROUGH = 8
+#: Launches by which a run may be opened after a later one: ids are drawn first.
+OPENED_LATE = 1000
+#: Seconds for which a registration counts as new: since before the last whole list, by clocks a day apart.
+REGISTERED_LATE = 86400.0 + 3600.0
+
+_CHANGING = (OFFLINE_JSON, PING_JSON)
+_LOOKED_AT = (*_CHANGING, ACTION_JSON)
 
 T = TypeVar("T")
 #: Inode, bytes, time of the last change in ns.
 Seen = tuple[int, int, int]
 Signature = tuple[Seen | None, ...]
+#: A signature in two numbers, of what changes while a job runs and of its final report: there may be 100,000.
+Print = tuple[int, int]
 
 
 @dataclass
 class Memory:
     """What was seen of launch directories, so that unchanged ones are not read again. Only a cache."""
 
-    signatures: dict[int, Signature] = field(default_factory=dict)
+    signatures: dict[int, Print] = field(default_factory=dict)
     #: Rescued reports that are not for us: as they were when they were offered.
     foreign: dict[Path, Seen | None] = field(default_factory=dict)
 
@@ -82,13 +93,26 @@ class WayBack:
     """Reads reports and brings them into the database, in batches of bounded size."""
 
     def __init__(
-        self, launchpad: LaunchPad, outbox: Path, max_size: int, rescued: Path | None = None
+        self,
+        launchpad: LaunchPad,
+        outbox: Path,
+        max_size: int,
+        rescued: Path | None = None,
+        *,
+        remote: bool = False,
     ) -> None:
         self._launchpad = launchpad
         self._outbox = outbox
         self._max_size = max_size
         self._rescued = rescued
+        # Whether other hosts write there, so that listings and stats may be old.
+        self._remote = remote
         self.memory = Memory()
+        #: The launches of the last `recover` whose directories had changed, or could not be read.
+        self.news: set[int] = set()
+        self._turns = 0
+        # The latest launch that was seen in a list of places.
+        self._newest = 0
         # Launches with an open run that had ended in the database when the places were listed.
         self._ended: set[int] = set()
         #: {launch_id: seconds from its final report's writing to its being in the database}, of the last pass.
@@ -103,6 +127,7 @@ class WayBack:
         None means every worker; ``fw_ids`` restricts to the launches of these Fireworks.
         """
         launches = self._launchpad.open_launches(worker)
+        self._newest = max((launch.launch_id for launch in launches), default=0)
         places = {launch.launch_id: launch.launch_dir for launch in launches}
         self._ended = {launch.launch_id for launch in launches if launch.state in FINAL}
         if worker is not None:
@@ -113,6 +138,14 @@ class WayBack:
             return places
         wanted = self._launchpad.launch_ids_of(fw_ids)
         return {launch_id: place for launch_id, place in places.items() if launch_id in wanted}
+
+    def new_places(self, worker: str) -> dict[int, str]:
+        """Return the `places` that may have been added since they were last listed as a whole."""
+        launches = self._launchpad.open_launches(worker, after=self._newest - OPENED_LATE)
+        self._newest = max([self._newest, *(launch.launch_id for launch in launches)])
+        places = {launch.launch_id: launch.launch_dir for launch in launches}
+        places.update(self._launchpad.registered(worker, within=REGISTERED_LATE))
+        return places
 
     def told_of(self) -> dict[int, list[str]]:
         """Return {launch_id: file names} of the reports that wait in the outbox or in the rescue place."""
@@ -125,17 +158,32 @@ class WayBack:
             found.setdefault(_launch_id(path), []).append(path.name)
         return found
 
-    def recover(self, places: Mapping[int, str], result: Result, *, outbox: bool = True) -> None:
-        """Apply everything that the outbox, these launch directories and their rescued reports tell."""
+    def recover(
+        self,
+        places: Mapping[int, str],
+        result: Result,
+        *,
+        outbox: bool = True,
+        quick: Collection[int] = (),
+    ) -> None:
+        """Apply everything that the outbox, these launch directories and their rescued reports tell.
+
+        For the launches in ``quick`` two stats do, mostly: the final report is looked for only if another file has
+        changed, for it comes with the other, and every few times all the same.
+        """
         self.latencies = {}
+        self.news = set()
+        self._turns += 1
         if outbox:
+            if self._remote:
+                refresh(self._outbox)
             for entries in _batches(_entries(self._outbox), _size):
                 self._apply_entries(entries, places, result)
         settled = self._apply_rescued(places, result)
         settled |= {row["launch_id"] for row in result.applied if row["state"] != "RUNNING"}
         # The directory of what the outbox has ended, or of a rescued report, may be gone for good.
         left = {key: place for key, place in places.items() if key not in settled}
-        for looks in _batches(self._changed(left), lambda look: look.size):
+        for looks in _batches(self._changed(left, quick), lambda look: look.size):
             self._apply_places(looks, result)
 
     def close(self, places: Mapping[int, str], result: Result) -> None:
@@ -247,15 +295,21 @@ class WayBack:
         with suppress(FileNotFoundError):
             path.replace(aside / path.name)
 
-    def _changed(self, places: Mapping[int, str]) -> Iterator[Look]:
+    def _changed(self, places: Mapping[int, str], quick: Collection[int]) -> Iterator[Look]:
         for launch_id, place in places.items():
-            seen = signature(place)
-            if self.memory.signatures.get(launch_id) != seen:
-                yield Look(launch_id, place, seen)
+            known = self.memory.signatures.get(launch_id)
+            if known and launch_id in quick and (launch_id + self._turns) % THOROUGH:
+                seen = signature(place, _CHANGING, fresh=self._remote)
+                if hash(seen) == known[0]:
+                    continue
+            whole = signature(place, fresh=self._remote)
+            if known != _print(whole):
+                self.news.add(launch_id)
+                yield Look(launch_id, place, whole)
 
     def _apply_places(self, looks: list[Look], result: Result) -> None:
         found = []
-        seen: dict[int, Signature] = {}
+        seen: dict[int, Print] = {}
         for launch_id, place, signature in looks:
             report = read_report(place, self._max_size)
             if isinstance(report, NotYet):
@@ -268,7 +322,7 @@ class WayBack:
             else:
                 name = ACTION_JSON if report.final and report.fw_id else OFFLINE_JSON
                 found.append(Found(report, _modified(f"{place}/{name}")))
-            seen[launch_id] = signature
+            seen[launch_id] = _print(signature)
         applied = self._apply(found, {look.launch_id: look.place for look in looks}, result)
         # Only now: had the database not answered, all of them would have to be read again.
         for outcome in applied.deferred:
@@ -319,15 +373,22 @@ def _same_place(one: str, other: str) -> bool:
     return Path(one).parts[-2:] == Path(other).parts[-2:]
 
 
-def signature(place: str) -> Signature:
-    """Return what changes whenever the files of a launch directory do that tell of it."""
+def signature(place: str, names: Iterable[str] = _LOOKED_AT, *, fresh: bool = False) -> Signature:
+    """Return what changes whenever the files of a launch directory do that tell of it.
+
+    ``fresh``: as the file server has them now, for what an attribute cache may hide.
+    """
     # Texts, no Paths: of a quiet run this is all that is done, and those would cost more than the stats.
-    return tuple(_stat(f"{place}/{name}") for name in _LOOKED_AT)
+    return tuple(_stat(f"{place}/{name}", fresh=fresh) for name in names)
 
 
-def _stat(path: Path | str) -> Seen | None:
+def _print(whole: Signature) -> Print:
+    return hash(whole[:2]), hash(whole[2])
+
+
+def _stat(path: Path | str, *, fresh: bool = False) -> Seen | None:
     try:
-        status = os.stat(path, follow_symlinks=False)  # noqa: PTH116
+        status = fresh_stat(str(path)) if fresh else os.stat(path, follow_symlinks=False)  # noqa: PTH116
     except OSError:
         return None
     return status.st_ino, status.st_size, status.st_mtime_ns

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Mapping
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
 from pymongo import ReturnDocument
@@ -45,10 +45,13 @@ class Own(Session):
                 fence = self._in_force() if self._lease is not None else {}
                 self._db.fwagent_dirs.delete_many({"_id": {"$in": wanted}, **fence})
 
-    def registered(self, worker: str) -> dict[int, str]:
-        """Return {launch_id: launch_dir} of the registered directories of a worker."""
+    def registered(self, worker: str, *, within: float | None = None) -> dict[int, str]:
+        """Return {launch_id: launch_dir} of a worker's directories, of those registered ``within`` some seconds."""
+        query: Document = {"worker": worker}
+        if within is not None:
+            query["registered_on"] = {"$gt": self._clock() - timedelta(seconds=within)}
         with self._reaching():
-            cursor = self._db.fwagent_dirs.find({"worker": worker})
+            cursor = self._db.fwagent_dirs.find(query)
             return {entry["_id"]: entry["launch_dir"] for entry in cursor}
 
     def acquire_lease(self, worker: str, owner: str, seconds: float) -> Lease:

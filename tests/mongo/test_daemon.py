@@ -41,8 +41,9 @@ def only(rows):
 # ------------------------------------------------------------------------------------ the main job
 
 
-def test_a_workflow_runs_by_itself(site, store):
-    """Fan-out, fan-in and a failure, with no timer: only reports drive it on."""
+@pytest.mark.parametrize("events", [True, False], ids=["events", "no-events"])
+def test_a_workflow_runs_by_itself(site, store, events):
+    """Fan-out, fan-in and a failure, with no timer: only reports drive it on. Without events, the outbox is listed."""
     a, b, c, d, e, f = store.add(
         SCRIPT,
         SCRIPT,
@@ -52,9 +53,12 @@ def test_a_workflow_runs_by_itself(site, store):
         SCRIPT,
         links={1: [2, 3], 2: [4], 3: [4], 4: [5], 5: [6]},
     )
-    site.configure(queue={"type": "local"})
+    sync = {} if events else {"events": False, "outbox_interval": 0.3}
+    site.configure(queue={"type": "local"}, sync=sync)
     with site.daemon() as daemon:
         daemon.wait_for("applied", fw_id=e, state="FIZZLED")
+        told = site.json("status")["events"]
+        assert (told["kind"] == "not used") is not events
         # Each report comes twice, in its directory and in the outbox.
         wait_until(lambda: not list(site.outbox.iterdir()))
     assert store.states() == {
@@ -96,6 +100,22 @@ def test_max_queued_is_kept_and_a_reload_takes_a_new_one_over(site, store):
 
 
 # -------------------------------------------------------------------------------------- what wakes
+
+
+def test_a_stock_launch_is_found_by_the_sweep_alone(site, store):
+    """With all events lost, and nothing in the outbox: rlaunch has none."""
+    store.add()
+    claim = only(store.stock_launches(site.home))
+    site.configure(sync={"events": False, "sweep_interval": 0.3})
+    offline = Path(claim.launch_dir, "FW_offline.json")
+    with site.daemon() as daemon:
+        final = stock_report(claim)
+        site.await_first_pass()
+        in_place(offline, {"launch_id": claim.launch_id, "started_on": final["started_on"]})
+        daemon.wait_for("applied", launch_id=claim.launch_id, state="RUNNING")
+        in_place(offline, final)
+        daemon.wait_for("applied", launch_id=claim.launch_id, state="COMPLETED")
+    assert store.state(claim.fw_id) == "COMPLETED"
 
 
 def test_a_stock_launch_is_found_and_picked_up_by_event(site, store):
