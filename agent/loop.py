@@ -42,6 +42,8 @@ from fwrunner.protocol import rescue
 #: Seconds between two passes while they fail, and between two tries to launch: first and last pause.
 PASS_BACKOFF = (1.0, 60.0)
 LAUNCH_BACKOFF = (10.0, 300.0)
+#: Between two searches for launch directories that are gone.
+SEARCH_BACKOFF = (60.0, 3600.0)
 #: The share of the time that may go into listing all launches of the database: new ones are asked for meanwhile.
 LIST_SHARE = 0.001
 #: Seconds after which they are listed as a whole in any case.
@@ -121,6 +123,7 @@ class Agent:
         self._passes = Backoff(*PASS_BACKOFF)
         self._launches = Backoff(*LAUNCH_BACKOFF)
         self._listings = Backoff(*QUEUE_BACKOFF)
+        self._searches = Backoff(*SEARCH_BACKOFF)
 
     def run(self) -> None:
         """Turn until SIGTERM or SIGINT; SIGHUP reads the configuration anew."""
@@ -259,12 +262,28 @@ class Agent:
             quick -= news
         self._looked = places.keys()
         way_back.recover(places, result, quick=quick)
+        self._follow(result)
         if listed:
             way_back.close(listed, result)
         self._looks.looked(places, now, way_back.news)
         for entry in result.applied:
             if entry["state"] != "RUNNING":
                 self._places.pop(entry["launch_id"], None)
+
+    def _follow(self, result: Result) -> None:
+        """Go after launch directories that were moved; to search for them is dear, so seldom."""
+        way_back = self._parts.way_back
+        if not way_back.missing or self._searches.remaining > 0:
+            return
+        moved = way_back.follow(self._places, self._parts.config.launch.root)
+        self._searches.failed()
+        if moved:
+            self._searches.succeeded()
+            self._places.update(moved)
+            way_back.recover(moved, result, outbox=False)
+            for launch_id, place in moved.items():
+                self._log.info("moved", launch_id=launch_id, launch_dir=place)
+            result.deferred = [each for each in result.deferred if each["launch_id"] not in moved]
 
     def _list(self, whole: bool) -> dict[int, str]:
         """Ask the database which launches may still report; return those that it has told of."""

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
+from agent.directories import follow
 from agent.filesystem import fresh_stat, refresh
 from agent.results import Result
 from agent.tails import read_tails
@@ -110,6 +111,8 @@ class WayBack:
         self.memory = Memory()
         #: The launches of the last `recover` whose directories had changed, or could not be read.
         self.news: set[int] = set()
+        #: Those of them whose directory is gone.
+        self.missing: set[int] = set()
         self._turns = 0
         # The latest launch that was seen in a list of places.
         self._newest = 0
@@ -173,6 +176,7 @@ class WayBack:
         """
         self.latencies = {}
         self.news = set()
+        self.missing = set()
         self._turns += 1
         if outbox:
             if self._remote:
@@ -185,6 +189,12 @@ class WayBack:
         left = {key: place for key, place in places.items() if key not in settled}
         for looks in _batches(self._changed(left, quick), lambda look: look.size):
             self._apply_places(looks, result)
+
+    def follow(self, places: Mapping[int, str], root: Path) -> dict[int, str]:
+        """Look below the launch root for directories that the last `recover` has missed; return where they are."""
+        if not self.missing:
+            return {}
+        return follow(self._launchpad, root, places, self._max_size)
 
     def close(self, places: Mapping[int, str], result: Result) -> None:
         """Close the offline runs of these launches that no report can end any more.
@@ -314,7 +324,11 @@ class WayBack:
             report = read_report(place, self._max_size)
             if isinstance(report, NotYet):
                 if report.reason != STAGED:
-                    result.defer(launch_id, None, f"{place}: {report.reason}")
+                    gone = (
+                        "" if os.path.lexists(place) else "; the directory is gone, moved or purged"
+                    )
+                    result.defer(launch_id, None, f"{place}: {report.reason}{gone}")
+                    self.missing |= {launch_id} if gone else set()
                     continue
             elif report.launch_id != launch_id:
                 result.defer(launch_id, None, f"{place} holds launch {report.launch_id} now")

@@ -67,6 +67,13 @@ class Queries(Session):
         with self._reaching():
             return self._open_launches({"launch_id": {"$in": list(launch_ids)}}, None)
 
+    def tokens(self, launch_ids: Iterable[int]) -> dict[int, str]:
+        """Return {launch_id: token} of launches that were given one: those that fwagent has staged."""
+        query = {"launch_id": {"$in": list(launch_ids)}, "fwagent.token": {"$type": "string"}}
+        with self._reaching():
+            runs = self._db.offline_runs.find(query, {"launch_id": 1, "fwagent.token": 1})
+            return {run["launch_id"]: run["fwagent"]["token"] for run in runs}
+
     def _open_launches(self, query: Document, worker: str | None) -> list[OpenLaunch]:
         if worker is not None:
             query["fworker.name"] = worker

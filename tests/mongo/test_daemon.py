@@ -1,5 +1,6 @@
 """`fwagent run` as a process on a real database: what wakes it, what it does, and how it ends."""
 
+import json
 import signal
 from functools import partial
 from pathlib import Path
@@ -8,7 +9,7 @@ import pytest
 
 from agent.health import Health
 from agent.lease import LeaseKeeper
-from fwrunner.protocol import Report, outbox_name, write_atomic, write_report
+from fwrunner.protocol import Report, outbox_name, timestamp, write_atomic, write_report
 from tests.support.agent import (
     SHORT_LEASE,
     WORKER,
@@ -150,6 +151,28 @@ def test_the_sweep_finds_what_no_event_tells(site, store):
         in_place(place / "FW_offline.json", stock_report(claim))
         daemon.wait_for("applied", launch_id=claim.launch_id, state="COMPLETED")
     assert store.state(claim.fw_id) == "COMPLETED"
+
+
+def test_a_directory_that_was_moved_below_the_root_is_gone_after(site, store):
+    fw_id = only(store.add())
+    claim = site.launch_one()
+    site.configure(sync={"sweep_interval": 0.3})
+    with site.daemon() as daemon:
+        site.await_first_pass()
+        moved = site.root / "moved"
+        Path(claim["launch_dir"]).rename(moved)
+        daemon.wait_for("moved", launch_id=claim["launch_id"], launch_dir=str(moved))
+        in_place(moved / "FW_offline.json", told_by(moved))
+        daemon.wait_for("applied", fw_id=fw_id, state="COMPLETED")
+    assert store.launch(claim["launch_id"])["launch_dir"] == str(moved)
+
+
+def told_by(place):
+    """What a run there leaves that cannot reach the outbox."""
+    offline = json.loads((place / "FW_offline.json").read_text(encoding="utf-8"))
+    now = timestamp()
+    times = {"started_on": now, "completed_on": now}
+    return {**offline, **times, "fwaction": {}, "state": "COMPLETED"}
 
 
 def test_the_sweep_retires_what_lpad_has_left_open(site, store):
