@@ -219,6 +219,7 @@ class Agent:
             self._epoch = lease.epoch
             self._due.add("start")
         self._looked = None
+        self._parts.way_back.progress = self._progress
         due, touched = self._due, self._touched
         self._due, self._touched = set(), set()
         result = Result()
@@ -352,6 +353,17 @@ class Agent:
             self._log.error("cannot launch", reason=reason)
         self._health.failed(reason)
         self._launches.failed()
+
+    def _progress(self, done: int, total: int) -> None:
+        """Tell how far a backlog of several batches is; a single one is over before anybody could ask."""
+        under_way = done < total
+        if not under_way and not self._health.backlog:
+            return
+        self._health.backlog = {"done": done, "total": total} if under_way else {}
+        if under_way:
+            self._log.info("applying a backlog", done=done, total=total)
+        self._notifier.alive(self._health.line())
+        self._status_file.write(self._parts.config.private, self._health, time.monotonic())
 
     def _tell(self, result: Result, *, whole: bool) -> None:
         latencies = self._parts.way_back.latencies

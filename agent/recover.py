@@ -113,6 +113,8 @@ class WayBack:
         self.news: set[int] = set()
         #: Those of them whose directory is gone.
         self.missing: set[int] = set()
+        #: Called with how many entries of the outbox are done, and how many there were; after each batch.
+        self.progress: Callable[[int, int], None] = lambda _done, _total: None
         self._turns = 0
         # The latest launch that was seen in a list of places.
         self._newest = 0
@@ -181,8 +183,12 @@ class WayBack:
         if outbox:
             if self._remote:
                 refresh(self._outbox)
-            for entries in _batches(_entries(self._outbox), _size):
+            waiting = _oldest_first(_entries(self._outbox))
+            done = 0
+            for entries in _batches(waiting, _size):
                 self._apply_entries(entries, places, result)
+                done += len(entries)
+                self.progress(done, len(waiting))
         settled = self._apply_rescued(places, result)
         settled |= {row["launch_id"] for row in result.applied if row["state"] != "RUNNING"}
         # The directory of what the outbox has ended, or of a rescued report, may be gone for good.
@@ -375,6 +381,13 @@ def _entries(directory: Path) -> list[Path]:
     except OSError:
         return []
     return [path for path in entries if path.suffix == ".json" and path.name[0] != "."]
+
+
+def _oldest_first(entries: list[Path]) -> list[Path]:
+    """Return entries in the order in which they were written; those of a backlog release what waits longest first."""
+    if len(entries) <= BATCH:
+        return entries
+    return sorted(entries, key=_modified)
 
 
 def _launch_id(entry: Path) -> int:

@@ -247,6 +247,19 @@ def test_batches_are_bounded(way_back, launchpad, outbox, tmp_path, monkeypatch)
     assert names(outbox) == []
 
 
+def test_a_backlog_is_applied_oldest_first_and_tells_how_far_it_is(
+    way_back, launchpad, outbox, monkeypatch
+):
+    monkeypatch.setattr(recover, "BATCH", 2)
+    for number, written in enumerate((30, 10, 50, 20, 40), 1):
+        os.utime(drop(outbox, number), (written, written))
+    told = []
+    way_back.progress = lambda done, total: told.append((done, total))
+    look(way_back)
+    assert launchpad.offered == [[2, 4], [1, 5], [3]]
+    assert told == [(2, 5), (4, 5), (5, 5)]
+
+
 def test_batches_of_large_reports_are_bounded_by_their_bytes(
     way_back, launchpad, outbox, tmp_path, monkeypatch
 ):
