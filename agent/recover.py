@@ -41,8 +41,8 @@ SUPERSEDED = "its Firework was rerun or cancelled meanwhile: its offline run is 
 THOROUGH = 8
 #: Launches by which a run may be opened after a later one: ids are drawn first.
 OPENED_LATE = 1000
-#: Seconds for which a registration counts as new: since before the last whole list, by clocks a day apart.
-REGISTERED_LATE = 86400.0 + 3600.0
+#: Seconds that clocks of login nodes may be apart for a registration to be seen before all are listed again.
+REGISTERED_LATE = 300.0
 
 _CHANGING = (OFFLINE_JSON, PING_JSON)
 _LOOKED_AT = (*_CHANGING, ACTION_JSON)
@@ -118,6 +118,7 @@ class WayBack:
         self._turns = 0
         # The latest launch that was seen in a list of places.
         self._newest = 0
+        self._listed_on = launchpad.now()
         # Launches with an open run that had ended in the database when the places were listed.
         self._ended: set[int] = set()
         #: {launch_id: seconds from its final report's writing to its being in the database}, of the last pass.
@@ -131,6 +132,7 @@ class WayBack:
         These are the open offline runs, whoever staged them, and the registered directories. ``worker``
         None means every worker; ``fw_ids`` restricts to the launches of these Fireworks.
         """
+        self._listed_on = self._launchpad.now()
         launches = self._launchpad.open_launches(worker)
         self._newest = max((launch.launch_id for launch in launches), default=0)
         places = {launch.launch_id: launch.launch_dir for launch in launches}
@@ -149,7 +151,8 @@ class WayBack:
         launches = self._launchpad.open_launches(worker, after=self._newest - OPENED_LATE)
         self._newest = max([self._newest, *(launch.launch_id for launch in launches)])
         places = {launch.launch_id: launch.launch_dir for launch in launches}
-        places.update(self._launchpad.registered(worker, within=REGISTERED_LATE))
+        since = (self._launchpad.now() - self._listed_on).total_seconds() + REGISTERED_LATE
+        places.update(self._launchpad.registered(worker, within=since))
         return places
 
     def told_of(self) -> dict[int, list[str]]:
