@@ -149,6 +149,16 @@ class SyncSection(_Section):
     sweep_interval: Seconds = Field(
         default=30, description="between two looks at all open launches"
     )
+    sweep_fastest: Seconds | None = Field(
+        default=None, description="between two looks at a launch that has just changed"
+    )
+    sweep_slowest: Seconds | None = Field(
+        default=None, description="between two looks at a launch that is quiet"
+    )
+    sweep_rate: float = Field(
+        default=500, gt=0, le=100000, description="launch directories looked at in a second"
+    )
+    events: bool = Field(default=True, description="whether file events may wake the agent")
     outbox_interval: Seconds = Field(default=1, description="between two listings of the outbox")
     reserve_interval: Seconds = Field(
         default=30, description="between two looks for READY Fireworks"
@@ -167,6 +177,24 @@ class SyncSection(_Section):
     max_report_size: int = Field(
         default=MAX_REPORT_SIZE, ge=1024, description="bytes of the largest report"
     )
+
+    @model_validator(mode="after")
+    def _in_order(self) -> SyncSection:
+        if self.fastest > self.slowest:
+            raise ValueError("sweep_fastest must not be longer than sweep_slowest")
+        return self
+
+    @property
+    def fastest(self) -> float:
+        """Seconds between two looks at a launch directory that has just changed."""
+        if self.sweep_fastest is not None:
+            return self.sweep_fastest
+        return min(self.sweep_interval / 3, self.sweep_slowest or self.sweep_interval)
+
+    @property
+    def slowest(self) -> float:
+        """Seconds between two looks at one that is quiet."""
+        return self.sweep_slowest or max(self.sweep_interval * 2, self.fastest)
 
 
 class Config(_Section):

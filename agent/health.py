@@ -36,6 +36,10 @@ class Health:
     submitted: int = 0
     watched: int = 0
     watch_trouble: str = ""
+    #: What events tell where the outbox is.
+    events: str = ""
+    #: Reports of the backlog that are applied now: {"done", "total"}.
+    backlog: dict[str, int] = field(default_factory=dict)
     last_latency: float | None = None
     locks: list[dict[str, Any]] = field(default_factory=list)
 

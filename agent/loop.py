@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +20,7 @@ from apscheduler.schedulers.background import BackgroundScheduler
 
 from agent.backoff import Backoff
 from agent.config import Config, load_config
+from agent.filesystem import mount_of
 from agent.health import Health, StatusFile
 from agent.jobs import QueueSilent
 from agent.launch import WayOut
@@ -33,6 +34,7 @@ from agent.reconciler import Reconciler
 from agent.recover import WayBack
 from agent.results import Deferrals, Result
 from agent.stage import StageError, prepare_root
+from agent.sweep import Bounds, Schedule
 from agent.watch import Wake, Watch
 from fwcore.errors import DatabaseRefused, DatabaseUnreachable, FwagentError
 from fwcore.launchpad import LaunchPad
@@ -42,12 +44,18 @@ from fwrunner.protocol import rescue
 #: Seconds between two passes while they fail, and between two tries to launch: first and last pause.
 PASS_BACKOFF = (1.0, 60.0)
 LAUNCH_BACKOFF = (10.0, 300.0)
+#: Between two searches for launch directories that are gone.
+SEARCH_BACKOFF = (60.0, 3600.0)
+#: The share of the time that may go into listing all launches of the database: new ones are asked for meanwhile.
+LIST_SHARE = 0.001
+#: Seconds after which they are listed as a whole in any case.
+LIST_SECONDS = 600.0
 #: Between two listings while the queue does not answer.
 QUEUE_BACKOFF = (30.0, 600.0)
 #: Seconds for which an answer of the queue is waited for at once.
 MOMENT = 1.0
 #: What is done while the queue is waited for.
-_WAY_BACK = frozenset({"outbox", "event", "sweep", "resume"})
+_WAY_BACK = frozenset({"outbox", "event", "overflow", "sweep", "resume"})
 
 
 @dataclass
@@ -74,7 +82,8 @@ def make_parts(config: Config, around: Callable[[Queue], Queue] = lambda queue: 
     launchpad.submitted = queue.submitted
     launchpad.queue_name = f"{config.queue.type}:{config.launch.root}"
     rescued = Path.home() / rescue.PATH
-    way_back = WayBack(launchpad, outbox, config.sync.max_report_size, rescued)
+    remote = mount_of(outbox).remote
+    way_back = WayBack(launchpad, outbox, config.sync.max_report_size, rescued, remote=remote)
     return Parts(
         config,
         launchpad,
@@ -83,6 +92,11 @@ def make_parts(config: Config, around: Callable[[Queue], Queue] = lambda queue: 
         WayOut(launchpad, config, queue, worker),
         Reconciler(launchpad, queue, way_back, config),
     )
+
+
+def bounds(config: Config) -> Bounds:
+    """Return how often launch directories are looked at."""
+    return Bounds(config.sync.fastest, config.sync.slowest, config.sync.sweep_rate)
 
 
 class Agent:
@@ -102,6 +116,10 @@ class Agent:
         self._log = get_logger()
         # What may still be told about, as of the last sweep and the launches since: a cache.
         self._places: dict[int, str] = {}
+        self._looks = Schedule(bounds(self._parts.config))
+        # The launches that the last pass has looked at, and when all of them are to be listed again.
+        self._looked: Collection[int] | None = None
+        self._list_due = 0.0
         # Launches that were seen to run, so that a ping is not told as news.
         self._running: set[int] = set()
         self._deferrals = Deferrals()
@@ -114,13 +132,15 @@ class Agent:
         self._passes = Backoff(*PASS_BACKOFF)
         self._launches = Backoff(*LAUNCH_BACKOFF)
         self._listings = Backoff(*QUEUE_BACKOFF)
+        self._searches = Backoff(*SEARCH_BACKOFF)
 
     def run(self) -> None:
         """Turn until SIGTERM or SIGINT; SIGHUP reads the configuration anew."""
         signal.signal(signal.SIGTERM, self._on_signal)
         signal.signal(signal.SIGINT, self._on_signal)
         signal.signal(signal.SIGHUP, self._on_signal)
-        self._watch.start()
+        if self._parts.config.sync.events:
+            self._watch.start()
         self._schedule()
         self._scheduler.start()
         self._log.info("started", worker=self._worker, database=self._parts.launchpad.where)
@@ -237,6 +257,8 @@ class Agent:
         """Yield what is due, of these reasons alone, and a result to be told of; what fails stays due."""
         due = self._due if only is None else self._due & only
         self._due, touched, self._touched = self._due - due, self._touched, set()
+        self._looked = None
+        self._parts.way_back.progress = self._progress
         result = Result()
         done = False
         try:
@@ -265,26 +287,73 @@ class Agent:
 
     def _look(self, due: set[str], touched: set[str], result: Result) -> None:
         way_back = self._parts.way_back
-        if due & {"sweep", "resume"}:
-            # What a killed agent has left half done comes first: its locks hold others up.
+        now = time.monotonic()
+        whole = bool(due & {"start", "overflow"})
+        listed: Mapping[int, str] = {}
+        before = self._places
+        if whole or "sweep" in due:
+            listed = self._list(whole)
+        elif "resume" in due:
             self._parts.launchpad.resume(is_gone)
-        if "sweep" in due:
-            locks = self._parts.launchpad.locks(is_gone=is_gone)
-            self._health.locks = seen(locks, self._health.locks)
-            self._places = way_back.places(self._worker)
-            way_back.memory.keep(self._places)
-            self._running &= self._places.keys()
-            self._watch.watch_outbox(self._parts.config.private / "outbox")
-            self._watch.watch_launches(self._places)
-            self._parts.queue.tend()
-            way_back.recover(self._places, result)
-            way_back.close(self._places, result)
-        else:
-            places = {key: place for key, place in self._places.items() if place in touched}
-            way_back.recover(places, result)
+        quick: set[int] = set()
+        places: Mapping[int, str] = self._places
+        if not whole:
+            quick = self._places.keys() & set(self._looks.due(now))
+            news = (
+                {key for key, place in self._places.items() if place in touched}
+                if touched
+                else set()
+            )
+            news |= {key for key, place in listed.items() if before.get(key) != place}
+            places = {key: self._places[key] for key in quick | news}
+            quick -= news
+        self._looked = places.keys()
+        way_back.recover(places, result, quick=quick)
+        self._follow(result)
+        if listed:
+            way_back.close(listed, result)
+        self._looks.looked(places, now, way_back.news)
         for entry in result.applied:
             if entry["state"] != "RUNNING":
                 self._places.pop(entry["launch_id"], None)
+
+    def _follow(self, result: Result) -> None:
+        """Go after launch directories that were moved; to search for them is dear, so seldom."""
+        way_back = self._parts.way_back
+        if not way_back.missing or self._searches.remaining > 0:
+            return
+        moved = way_back.follow(self._places, self._parts.config.launch.root)
+        self._searches.failed()
+        if moved:
+            self._searches.succeeded()
+            self._places.update(moved)
+            way_back.recover(moved, result, outbox=False)
+            for launch_id, place in moved.items():
+                self._log.info("moved", launch_id=launch_id, launch_dir=place)
+            result.deferred = [each for each in result.deferred if each["launch_id"] not in moved]
+
+    def _list(self, whole: bool) -> dict[int, str]:
+        """Ask the database which launches may still report; return those that it has told of."""
+        way_back = self._parts.way_back
+        # What a killed agent has left half done comes first: its locks hold others up.
+        self._parts.launchpad.resume(is_gone)
+        locks = self._parts.launchpad.locks(is_gone=is_gone)
+        self._health.locks = seen(locks, self._health.locks)
+        begin = time.monotonic()
+        if whole or begin >= self._list_due:
+            listed = self._places = way_back.places(self._worker)
+            way_back.memory.keep(listed)
+            end = time.monotonic()
+            self._list_due = end + min(LIST_SECONDS, (end - begin) / LIST_SHARE)
+        else:
+            listed = way_back.new_places(self._worker)
+            self._places = {**self._places, **listed}
+        self._running &= self._places.keys()
+        self._looks.keep(self._places, begin)
+        self._watch.watch_outbox(self._parts.config.private / "outbox")
+        self._watch.watch_launches(self._places)
+        self._parts.queue.tend()
+        return listed
 
     def _reconcile(self, due: set[str], result: Result) -> None:
         if "reconcile" not in due or self._listings.remaining > 0:
@@ -329,7 +398,12 @@ class Agent:
                 self._cannot_launch(result.deferred[-1]["reason"])
             elif self._launches.succeeded():
                 self._log.info("launching again")
-        self._places.update((claim["launch_id"], claim["launch_dir"]) for claim in result.claimed)
+        self._watch_also({each["launch_id"]: each["launch_dir"] for each in result.claimed})
+
+    def _watch_also(self, claimed: Mapping[int, str]) -> None:
+        if claimed:
+            self._places.update(claimed)
+            self._looks.keep(self._places, time.monotonic())
         self._watch.watch_launches(self._places)
 
     def _cannot_launch(self, reason: str) -> None:
@@ -337,6 +411,17 @@ class Agent:
             self._log.error("cannot launch", reason=reason)
         self._health.failed(reason)
         self._launches.failed()
+
+    def _progress(self, done: int, total: int) -> None:
+        """Tell how far a backlog of several batches is; a single one is over before anybody could ask."""
+        under_way = done < total
+        if not under_way and not self._health.backlog:
+            return
+        self._health.backlog = {"done": done, "total": total} if under_way else {}
+        if under_way:
+            self._log.info("applying a backlog", done=done, total=total)
+        self._notifier.alive(self._health.line())
+        self._status_file.write(self._parts.config.private, self._health, time.monotonic())
 
     def _tell(self, result: Result, *, whole: bool) -> None:
         latencies = result.latencies
@@ -356,7 +441,7 @@ class Agent:
             self._log.info("cancelled", **entry)
         for entry in result.submitted:
             self._log.info("submitted", **entry)
-        news = self._deferrals.take(result, whole=whole)
+        news = self._deferrals.take(result, whole=whole, looked=self._looked)
         for entry in result.deferred:
             (self._log.info if entry in news else self._log.debug)("deferred", **entry)
         latency = max(latencies.values(), default=None)
@@ -365,6 +450,7 @@ class Agent:
         self._health.add(result, latency, open_launches=len(self._places))
         self._health.deferred = len(self._deferrals)
         self._health.watched, self._health.watch_trouble = self._watch.count, self._watch.trouble
+        self._health.events = self._watch.kind
 
     def _failed(self, error: FwagentError) -> None:
         news = not self._passes.failing or error.title != self._health.last_error
@@ -394,6 +480,7 @@ class Agent:
         old.launchpad.close()
         self._lease.ask_again()
         self._checked = False
+        self._looks = Schedule(bounds(parts.config))
         self._due.add("start")
         self._schedule()
         self._log.info("the new configuration is in force")

@@ -35,7 +35,9 @@ def collect(config: Config) -> dict[str, Any]:
     ``database`` {``where``, ``reachable``, ``error``, ``down_since``}; ``fireworks`` {state: count} and
     ``launches`` {``open``, ``RESERVED``, ``RUNNING``}, null when the database is down; ``running``, the newest
     of these as in ``agent.running.pings``, likewise; ``backlog``
-    {``reports``, ``oldest_seconds``}; ``queue`` {``silent_since``, ``reason``}, nulls while it answers; ``lost``, a
+    {``reports``, ``oldest_seconds``, ``applying``: {``done``, ``total``} of what a pass is applying now, or null};
+    ``events`` {``kind``, ``watched``, ``trouble``}: what file events tell there, how many launch directories are
+    watched, why there are not more; ``queue`` {``silent_since``, ``reason``}, nulls while it answers; ``lost``, a
     list of {``launch_id``, ``fw_id``, ``job_id``, ``reason``, ``on``}: jobs that are lost and whose launches were left
     as they are; ``locks``, those that nobody is known to hold, as in ``agent.locks.seen``, null
     when the database is down; ``refused`` {``count``, ``newest``: at most 5 of {``collection``, ``id``,
@@ -57,7 +59,12 @@ def collect(config: Config) -> dict[str, Any]:
         "fireworks": None,
         "launches": None,
         "running": None,
-        "backlog": _backlog(config),
+        "backlog": {**_backlog(config), "applying": told.get("backlog") or None},
+        "events": {
+            "kind": told.get("events") or None,
+            "watched": told.get("watched", 0),
+            "trouble": told.get("watch_trouble") or None,
+        },
         **_queue(config),
         "locks": None,
         "refused": None,
@@ -178,7 +185,10 @@ def lines(document: dict[str, Any]) -> list[str]:
     waiting = (
         f"{backlog['reports']} reports, the oldest {age:.0f} s old" if age is not None else "none"
     )
+    if applying := backlog["applying"]:
+        waiting += f"; {applying['done']} of {applying['total']} are applied"
     found.append(f"backlog    {waiting}")
+    found += _events_lines(document["events"])
     found += _queue_lines(document["queue"], document["lost"])
     found += _lock_lines(document["locks"] or [])
     found += _refused_lines(document["refused"] or {"count": 0, "newest": []})
@@ -189,6 +199,13 @@ def lines(document: dict[str, Any]) -> list[str]:
             f"last error {document['last_error']['title']} ({document['last_error']['on']})"
         )
     return [line if len(line) <= 100 else line[:97] + "..." for line in found]
+
+
+def _events_lines(events: dict[str, Any]) -> list[str]:
+    if not events["kind"]:
+        return []
+    found = [f"events     {events['kind']}; {events['watched']} launch directories are watched"]
+    return [*found, f"           {events['trouble']}"] if events["trouble"] else found
 
 
 def _queue_lines(queue: dict[str, Any], lost: list[dict[str, Any]]) -> list[str]:

@@ -66,12 +66,22 @@ def sync(ctx: typer.Context, config: ConfigOption = None, as_json: JsonOption = 
             parts.launchpad.resume(is_gone)
             places = parts.way_back.places(worker)
             parts.way_back.recover(places, result)
+            _follow(parts, places, result)
             parts.way_back.close(places, result)
             _reconcile(parts, result)
             parts.way_out.launch(parts.way_out.capacity(), result)
             parts.way_out.tell_passed_over(result)
             parts.queue.tend()
     _finish(result, as_json)
+
+
+def _follow(parts: Parts, places: dict[int, str], result: Result) -> None:
+    """Look where launch directories have gone, and into those that were found."""
+    moved = parts.way_back.follow(places, parts.config.launch.root)
+    if moved:
+        result.deferred = [each for each in result.deferred if each["launch_id"] not in moved]
+        parts.way_back.recover(moved, result, outbox=False)
+        places.update(moved)
 
 
 def _reconcile(parts: Parts, result: Result) -> None:
@@ -120,6 +130,7 @@ def recover(
         worker = parts.config.fworker().name
         places = parts.way_back.places(None if any_worker else worker, fw_id, registered_for=worker)
         parts.way_back.recover(places, result, outbox=not fw_id)
+        _follow(parts, places, result)
         parts.way_back.close(places, result)
     _finish(result, as_json)
 

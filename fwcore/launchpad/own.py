@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Mapping
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
-from pymongo import ReturnDocument
+from pymongo import ReturnDocument, UpdateOne
 
 from fwcore.launchpad.journal import in_force
 from fwcore.launchpad.records import Lease
@@ -30,6 +30,46 @@ class Own(Session):
                 upsert=True,
             )
 
+    def register_all(self, worker: str, launch_dirs: Mapping[int, str]) -> None:
+        """Likewise, of any number of launches."""
+        now = self._clock()
+        changes = [
+            UpdateOne(
+                {"_id": launch_id},
+                {"$set": {"worker": worker, "launch_dir": launch_dir, "registered_on": now}},
+                upsert=True,
+            )
+            for launch_id, launch_dir in launch_dirs.items()
+        ]
+        if changes:
+            with self._reaching():
+                self._db.fwagent_dirs.bulk_write(changes, ordered=False)
+
+    def move_launches(self, moves: Mapping[int, tuple[str, str]]) -> dict[int, str]:
+        """Note that launch directories were moved, {launch_id: (from, to)}; return {launch_id: to} of those changed.
+
+        What is not, or no more, where it is said to come from is left: a launch in the database, or a registration.
+        """
+        if not moves:
+            return {}
+        self._check_lease()
+        with self._reaching():
+            fence = self._in_force() if self._lease is not None else {}
+            for launch_id, (old, new) in moves.items():
+                change = {"$set": {"launch_dir": new}}
+                self._db.launches.update_one(
+                    {"launch_id": launch_id, "launch_dir": old, **fence}, change
+                )
+                self._db.fwagent_dirs.update_one(
+                    {"_id": launch_id, "launch_dir": old, **fence}, change
+                )
+            wanted = {"launch_id": {"$in": list(moves)}}
+            found = self._db.launches.find(wanted, {"launch_id": 1, "launch_dir": 1})
+            places = {launch["launch_id"]: launch.get("launch_dir") for launch in found}
+            named = self._db.fwagent_dirs.find({"_id": {"$in": list(moves)}})
+            places.update({entry["_id"]: entry["launch_dir"] for entry in named})
+        return {key: new for key, (_old, new) in moves.items() if places.get(key) == new}
+
     def unregister(self, worker: str, launch_dirs: Iterable[str]) -> list[str]:
         """Forget registered directories; return those that were registered."""
         with self._reaching():
@@ -45,10 +85,13 @@ class Own(Session):
                 fence = self._in_force() if self._lease is not None else {}
                 self._db.fwagent_dirs.delete_many({"_id": {"$in": wanted}, **fence})
 
-    def registered(self, worker: str) -> dict[int, str]:
-        """Return {launch_id: launch_dir} of the registered directories of a worker."""
+    def registered(self, worker: str, *, within: float | None = None) -> dict[int, str]:
+        """Return {launch_id: launch_dir} of a worker's directories, of those registered ``within`` some seconds."""
+        query: Document = {"worker": worker}
+        if within is not None:
+            query["registered_on"] = {"$gt": self._clock() - timedelta(seconds=within)}
         with self._reaching():
-            cursor = self._db.fwagent_dirs.find({"worker": worker})
+            cursor = self._db.fwagent_dirs.find(query)
             return {entry["_id"]: entry["launch_dir"] for entry in cursor}
 
     def acquire_lease(self, worker: str, owner: str, seconds: float) -> Lease:

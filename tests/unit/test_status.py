@@ -110,7 +110,8 @@ def test_nothing_has_ever_run(config, launchpad):
         "fireworks": {"READY": 3, "COMPLETED": 12, "FIZZLED": 1},
         "launches": {"open": 3, "RESERVED": 2, "RUNNING": 1},
         "running": [],
-        "backlog": {"reports": 0, "oldest_seconds": None},
+        "backlog": {"reports": 0, "oldest_seconds": None, "applying": None},
+        "events": {"kind": None, "watched": 0, "trouble": None},
         "queue": {"silent_since": None, "reason": None},
         "lost": [],
         "locks": [],
@@ -405,3 +406,17 @@ def test_an_outcome_with_no_news_counts_as_nothing():
     health = Health("w")
     health.add(result, None, open_launches=1)
     assert health.applied == 0
+
+
+def test_what_events_tell_and_how_far_a_backlog_is_applied(config, launchpad):
+    tell(
+        config,
+        events="nfs4 tells nothing of other hosts",
+        watched=3,
+        watch_trouble="no watch is left",
+        backlog={"done": 500, "total": 5000},
+    )
+    text = "\n".join(lines(collect(config)))
+    assert "events     nfs4 tells nothing of other hosts; 3 launch directories are watched" in text
+    assert "           no watch is left" in text
+    assert "none; 500 of 5000 are applied" in text
