@@ -16,7 +16,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from agent import filesystem, service
+from agent import filesystem, modes, service
 from agent.config import Config
 from agent.lease import describe, is_gone
 from agent.locks import seen
@@ -148,6 +148,9 @@ def _locks(launchpad: LaunchPad) -> Iterator[Check]:
 
 def _agent(config: Config, launchpad: LaunchPad) -> Iterator[Check]:
     held = launchpad.lease(config.fworker().name)
+    wish = launchpad.wish(config.fworker().name)
+    if asked := modes.told(modes.document(wish, followed=None)):
+        yield Check("mode", "warn", f"{asked}: {modes.WORDS[wish.mode][1]}", "fwagent resume")
     if held is None or not held[1]:
         hint = "fwagent service install, or fwagent run, or fwagent sync from cron"
         yield Check("agent", "warn", "none serves this worker", hint)

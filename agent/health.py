@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from agent import modes
 from agent.results import Result
 from fwrunner.protocol import Unreadable, read_json, timestamp, write_atomic
 
@@ -38,6 +39,8 @@ class Health:
     watch_trouble: str = ""
     last_latency: float | None = None
     locks: list[dict[str, Any]] = field(default_factory=list)
+    #: What people want of it, as `agent.modes.document`.
+    wish: dict[str, Any] = field(default_factory=dict)
 
     def failed(self, title: str) -> None:
         """Note an error of ours."""
@@ -64,7 +67,8 @@ class Health:
             )
         if self.mode != "serving":
             return self.mode
-        return (
+        asked = modes.told(self.wish)
+        return (f"{asked}; " if asked else "") + (
             f"serves {self.worker}: {self.open_launches} open launches; since its start "
             f"{self.applied} reports applied, {self.submitted} jobs submitted"
         )

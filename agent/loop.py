@@ -16,6 +16,7 @@ from types import FrameType
 
 from apscheduler.schedulers.background import BackgroundScheduler
 
+from agent import modes
 from agent.backoff import Backoff
 from agent.config import Config, load_config
 from agent.health import Health, StatusFile
@@ -34,6 +35,7 @@ from agent.watch import Wake, Watch
 from fwcore.errors import DatabaseRefused, DatabaseUnreachable, FwagentError
 from fwcore.launchpad import LaunchPad
 from fwcore.launchpad.journal import Fenced
+from fwcore.launchpad.records import Lease
 from fwrunner.protocol import rescue
 
 #: Seconds between two passes while they fail, and between two tries to launch: first and last pause.
@@ -100,6 +102,8 @@ class Agent:
         self._checked = False
         # Of the lease under which the last pass was made; 0 while another agent serves the worker.
         self._epoch = 0
+        # What is done of what people have asked for, and the number of that wish.
+        self._mode, self._wish = modes.RUN, 0
         self._stopping = False
         self._passes = Backoff(*PASS_BACKOFF)
         self._launches = Backoff(*LAUNCH_BACKOFF)
@@ -194,9 +198,17 @@ class Agent:
         if lease is None:
             self._epoch = 0
             return
+        if lease.stop:
+            self._log.info("asked to stop", by=lease.stop)
+            self._stopping = True
+            return
         if lease.epoch != self._epoch:
             self._epoch = lease.epoch
+            self._wish = 0
             self._due.add("start")
+        self._follow(lease)
+        if self._mode == modes.PAUSE:
+            return
         due, touched = self._due, self._touched
         self._due, self._touched = set(), set()
         result = Result()
@@ -217,6 +229,22 @@ class Agent:
                 self._due |= due
                 self._touched |= touched
             self._tell(result, whole=done and "sweep" in due)
+
+    def _follow(self, lease: Lease) -> None:
+        """Do as people have asked last, and answer."""
+        wish = lease.wish
+        if wish.number == self._wish:
+            return
+        if wish.mode == modes.PAUSE:
+            # What is half done would stay locked.
+            self._parts.launchpad.resume(is_gone)
+        if wish.number > lease.followed:
+            self._parts.launchpad.follow(lease)
+        if wish.mode != self._mode:
+            self._log.info(modes.WORDS[wish.mode][0], by=wish.by, on=str(wish.on))
+            self._due.add("start")
+        self._mode, self._wish = wish.mode, wish.number
+        self._health.wish = modes.document(wish, followed=True)
 
     def _look(self, due: set[str], touched: set[str], result: Result) -> None:
         way_back = self._parts.way_back
@@ -256,6 +284,8 @@ class Agent:
 
     def _launch(self, due: set[str], result: Result) -> None:
         ended = any(entry["state"] != "RUNNING" for entry in result.applied)
+        if self._mode != modes.RUN:
+            return
         if self._launches.remaining > 0 or not (result.released or ended or "reserve" in due):
             return
         capacity = self._parts.way_out.capacity()

@@ -8,14 +8,14 @@ import stat
 import time
 from typing import Any
 
-from agent import running
+from agent import modes, running
 from agent.config import Config
 from agent.health import read_status
 from agent.lease import is_gone
 from agent.locks import seen
 from agent.notes import read_notes
 from fwcore.errors import DatabaseRefused, DatabaseUnreachable
-from fwcore.launchpad.records import Refusal
+from fwcore.launchpad.records import Refusal, Wish
 from fwcore.states import RANKS
 
 #: Seconds that `status` waits for the database.
@@ -31,7 +31,8 @@ _REFUSED = 5
 def collect(config: Config) -> dict[str, Any]:
     """Return the status document; never raises for a database that is down.
 
-    Keys: ``worker``; ``agent`` {``state``, ``host``, ``pid``, ``since``, ``last_pass``, ``mode``};
+    Keys: ``worker``; ``agent`` {``state``, ``host``, ``pid``, ``since``, ``last_pass``, ``mode``, ``wish``:
+    {``mode``: `run`, `drain` or `pause`, ``by``, ``on``, ``followed``: null while no agent is there to answer}};
     ``database`` {``where``, ``reachable``, ``error``, ``down_since``}; ``fireworks`` {state: count} and
     ``launches`` {``open``, ``RESERVED``, ``RUNNING``}, null when the database is down; ``running``, the newest
     of these as in ``agent.running.pings``, likewise; ``backlog``
@@ -66,6 +67,10 @@ def collect(config: Config) -> dict[str, Any]:
     }
     try:
         lease = launchpad.lease(worker)
+        wish = lease[0].wish if lease else launchpad.wish(worker)
+        live = lease is not None and lease[1]
+        followed = lease[0].followed >= wish.number if lease and live else None
+        document["agent"]["wish"] = modes.document(wish, followed=followed)
         document["fireworks"] = launchpad.counts()
         launches = launchpad.open_launches(worker)
         document["launches"] = {"open": len(launches), **launchpad.active_count(worker)}
@@ -120,6 +125,7 @@ def _agent(told: dict[str, Any]) -> dict[str, Any]:
         "since": told.get("started_on"),
         "last_pass": told.get("last_pass"),
         "mode": told.get("mode"),
+        "wish": told.get("wish") or modes.document(Wish(), followed=None),
     }
     if agent["pid"] and agent["mode"] != "stopped":
         agent["state"] = _seen_from_here(agent["host"], agent["pid"])
@@ -155,6 +161,9 @@ def lines(document: dict[str, Any]) -> list[str]:
     """Return the status for people, at most 100 columns wide."""
     agent, database, backlog = document["agent"], document["database"], document["backlog"]
     found = [f"worker     {document['worker']}", f"agent      {_agent_line(agent)}"]
+    if asked := modes.told(agent["wish"]):
+        found.append(f"mode       {asked}")
+        found.append(f"           {modes.WORDS[agent['wish']['mode']][1]}; end it: fwagent resume")
     if database["reachable"]:
         found.append(f"database   {database['where']}: answers")
     else:

@@ -92,10 +92,11 @@ def chosen(ctx: typer.Context, config: Path | None) -> Path | None:
 
 def main() -> None:
     """Run the command line."""
-    from agent.cli import change, init, look, runner, service, work
+    from agent.cli import change, init, look, mode, runner, service, work
 
     init.add_to(app)
     work.add_to(app)
+    mode.add_to(app)
     look.add_to(app)
     change.add_to(app)
     runner.add_to(app)

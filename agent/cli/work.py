@@ -52,15 +52,17 @@ def run(ctx: typer.Context, config: ConfigOption = None, verbose: VerboseOption 
 def sync(ctx: typer.Context, config: ConfigOption = None, as_json: JsonOption = False) -> None:
     """Do one whole pass, then exit: bring reports back, launch what is READY. For cron.
 
-    Does nothing (exit status 3) while an agent serves this worker.
+    Does nothing (exit status 3) while an agent serves this worker, or after `fwagent pause`; after `fwagent drain` it
+    launches nothing.
     """
     from agent.lease import is_gone
+    from agent.modes import DRAIN
     from agent.results import Result
 
     result = Result()
-    with _parts(ctx, config) as parts, _lease(parts) as other_agent:
-        if other_agent:
-            result.deferred.append({"launch_id": None, "fw_id": None, "reason": other_agent})
+    with _parts(ctx, config) as parts, _lease(parts) as (mode, obstacle):
+        if obstacle:
+            result.defer(None, None, obstacle)
         else:
             worker = parts.config.fworker().name
             parts.launchpad.resume(is_gone)
@@ -68,8 +70,9 @@ def sync(ctx: typer.Context, config: ConfigOption = None, as_json: JsonOption = 
             parts.way_back.recover(places, result)
             parts.way_back.close(places, result)
             _reconcile(parts, result)
-            parts.way_out.launch(parts.way_out.capacity(), result)
-            parts.way_out.tell_passed_over(result)
+            if mode != DRAIN:
+                parts.way_out.launch(parts.way_out.capacity(), result)
+                parts.way_out.tell_passed_over(result)
             parts.queue.tend()
     _finish(result, as_json)
 
@@ -281,8 +284,9 @@ def _parts(ctx: typer.Context, config: Path | None) -> Iterator[Parts]:
 
 
 @contextmanager
-def _lease(parts: Parts) -> Iterator[str]:
-    """Hold the lease for a while; yield "" or, without it, who else serves this worker."""
+def _lease(parts: Parts) -> Iterator[tuple[str, str]]:
+    """Hold the lease for a while; yield the mode and "" or why nothing may be done now."""
+    from agent import modes
     from agent.health import Health
     from agent.lease import LeaseKeeper
     from agent.log import set_up
@@ -292,7 +296,13 @@ def _lease(parts: Parts) -> Iterator[str]:
     keeper = LeaseKeeper(health.worker, health)
     served = keeper.held(parts.launchpad)
     try:
-        yield "" if served else health.mode
+        if served is None:
+            yield modes.RUN, health.mode
+        elif served.wish.mode == modes.PAUSE:
+            paused = modes.told(modes.document(served.wish, followed=None))
+            yield modes.PAUSE, f"the agent is {paused}; `fwagent resume` lets it go on"
+        else:
+            yield served.wish.mode, ""
     finally:
         keeper.give_back(parts.launchpad)
 
