@@ -169,6 +169,25 @@ class SyncSection(_Section):
     )
 
 
+def _web_address(url: SecretStr) -> SecretStr:
+    # The text of the error must not have a part of it.
+    if not re.fullmatch(r"https?://[^/\s]+[^\s]*", url.get_secret_value()):
+        raise ValueError("must be an http or https URL")
+    return url
+
+
+class MonitorSection(_Section):
+    """How others learn that the agent is well."""
+
+    metrics_file: Absolute | None = Field(
+        default=None, description="metrics for Prometheus, rewritten every 10 s; ends with .prom"
+    )
+    heartbeat_url: Annotated[SecretStr, AfterValidator(_web_address)] | None = Field(
+        default=None, description="an http or https URL, asked for after good passes"
+    )
+    heartbeat_interval: Seconds = Field(default=60, description="between two of these")
+
+
 class Config(_Section):
     """A whole configuration file."""
 
@@ -177,6 +196,7 @@ class Config(_Section):
     launch: LaunchSection
     queue: QueueSection = Field(default_factory=QueueSection)
     sync: SyncSection = Field(default_factory=SyncSection)
+    monitor: MonitorSection = Field(default_factory=MonitorSection)
 
     @property
     def private(self) -> Path:

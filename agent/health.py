@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import socket
+import stat
+import time
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -31,6 +33,7 @@ class Health:
     database_down_since: str | None = None
     last_error: str | None = None
     last_error_on: str | None = None
+    errors: int = 0
     open_launches: int = 0
     deferred: int = 0
     applied: int = 0
@@ -45,6 +48,7 @@ class Health:
     def failed(self, title: str) -> None:
         """Note an error of ours."""
         self.last_error, self.last_error_on = title, timestamp()
+        self.errors += 1
 
     def passed(self) -> None:
         """Note a pass without a fault."""
@@ -104,6 +108,18 @@ def _serves_another(private: Path, pid: int) -> bool:
     # An idle agent with the same launch root must not hide the one that works.
     told = read_status(private)
     return told is not None and told.get("mode") == "serving" and told.get("pid") != pid
+
+
+def backlog(outbox: Path) -> dict[str, Any]:
+    """Return how many ``reports`` wait in the outbox, and ``oldest_seconds``, the age of the oldest or None."""
+    try:
+        entries = [path for path in outbox.iterdir() if path.suffix == ".json"]
+        states = [path.lstat() for path in entries if not path.name.startswith(".")]
+        written = [state.st_mtime for state in states if stat.S_ISREG(state.st_mode)]
+    except OSError:
+        written = []
+    oldest = max(0.0, time.time() - min(written)) if written else None
+    return {"reports": len(written), "oldest_seconds": oldest}
 
 
 def read_status(private: Path) -> dict[str, Any] | None:

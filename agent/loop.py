@@ -11,15 +11,18 @@ import signal
 import time
 from contextlib import suppress
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 from types import FrameType
+from typing import TYPE_CHECKING
 
 from apscheduler.schedulers.background import BackgroundScheduler
 
 from agent import modes
 from agent.backoff import Backoff
 from agent.config import Config, load_config
-from agent.health import Health, StatusFile
+from agent.health import Health, StatusFile, backlog
+from agent.heartbeat import Heartbeat
 from agent.jobs import QueueSilent
 from agent.launch import WayOut
 from agent.lease import RENEW_SECONDS, LeaseKeeper, is_gone
@@ -37,6 +40,9 @@ from fwcore.launchpad import LaunchPad
 from fwcore.launchpad.journal import Fenced
 from fwcore.launchpad.records import Lease
 from fwrunner.protocol import rescue
+
+if TYPE_CHECKING:
+    from agent.metrics import Metrics
 
 #: Seconds between two passes while they fail, and between two tries to launch: first and last pause.
 PASS_BACKOFF = (1.0, 60.0)
@@ -87,6 +93,8 @@ class Agent:
         self._health = Health(self._worker)
         self._status_file = StatusFile()
         self._notifier = Notifier()
+        self._heartbeat = Heartbeat()
+        self._metrics: Metrics | None = None
         self._lease = LeaseKeeper(self._worker, self._health)
         self._wake = Wake()
         self._watch = Watch(self._wake)
@@ -170,6 +178,7 @@ class Agent:
         if "reload" in self._due:
             with self._notifier.reloading():
                 self._read_config_again()
+        begin = time.monotonic()
         try:
             self._pass()
         except (DatabaseUnreachable, DatabaseRefused) as error:
@@ -188,6 +197,29 @@ class Agent:
         # A pass is over, whatever came of it. One that hangs says nothing.
         self._notifier.alive(self._health.line())
         self._status_file.write(self._parts.config.private, self._health, time.monotonic())
+        if metrics := self._counting():
+            metrics.took(time.monotonic() - begin)
+        self._write_metrics()
+
+    def _counting(self) -> Metrics | None:
+        """Return the metrics, if anybody wants them."""
+        if self._metrics is None and self._parts.config.monitor.metrics_file is not None:
+            from agent.metrics import Metrics
+
+            self._metrics = Metrics(self._worker, version("fwagent"))
+        return self._metrics
+
+    def _write_metrics(self, *, last: bool = False) -> None:
+        path = self._parts.config.monitor.metrics_file
+        metrics = self._counting()
+        if metrics is None or path is None:
+            return
+        waiting = backlog(self._parts.config.private / "outbox")
+        trouble = metrics.write(path, self._health, waiting, time.monotonic(), last=last)
+        if trouble and trouble != self._health.last_error:
+            self._log.warning(trouble, path=str(path))
+        if trouble:
+            self._health.failed(trouble)
 
     def _pass(self) -> None:
         if not self._checked:
@@ -336,6 +368,8 @@ class Agent:
         latency = max(latencies.values(), default=None)
         if result.released:
             self._log.info("released", fw_ids=sorted(result.released), latency=latency)
+        if metrics := self._counting():
+            metrics.add(result, latencies)
         self._health.add(result, latency, open_launches=len(self._places))
         self._health.deferred = len(self._deferrals)
         self._health.watched, self._health.watch_trouble = self._watch.count, self._watch.trouble
@@ -352,6 +386,10 @@ class Agent:
             self._log.info("recovered", after=self._health.last_error)
         self._health.passed()
         self._notifier.ready()
+        monitor = self._parts.config.monitor
+        if monitor.heartbeat_url is not None and self._epoch:
+            url = monitor.heartbeat_url.get_secret_value()
+            self._heartbeat.beat(url, monitor.heartbeat_interval, time.monotonic())
 
     def _read_config_again(self) -> None:
         self._due.discard("reload")
@@ -384,6 +422,7 @@ class Agent:
             with suppress(FwagentError):
                 self._lease.give_back(self._parts.launchpad)
         self._health.mode = "stopped"
+        self._write_metrics(last=True)
         self._status_file.write(self._parts.config.private, self._health, time.monotonic())
         self._parts.launchpad.close()
         self._log.info("stopped")

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import os
 import socket
-import stat
-import time
 from typing import Any
 
 from agent import modes, running
 from agent.config import Config
-from agent.health import read_status
+from agent.health import backlog, read_status
 from agent.lease import is_gone
 from agent.locks import seen
 from agent.notes import read_notes
@@ -58,7 +56,7 @@ def collect(config: Config) -> dict[str, Any]:
         "fireworks": None,
         "launches": None,
         "running": None,
-        "backlog": _backlog(config),
+        "backlog": backlog(config.private / "outbox"),
         **_queue(config),
         "locks": None,
         "refused": None,
@@ -143,18 +141,6 @@ def _seen_from_here(host: object, pid: object) -> str:
     except PermissionError:
         return "unknown"
     return "running"
-
-
-def _backlog(config: Config) -> dict[str, Any]:
-    """Return how many reports wait in the outbox and the age of the oldest, in seconds."""
-    try:
-        entries = [path for path in (config.private / "outbox").iterdir() if path.suffix == ".json"]
-        states = [path.lstat() for path in entries if not path.name.startswith(".")]
-        written = [state.st_mtime for state in states if stat.S_ISREG(state.st_mode)]
-    except OSError:
-        written = []
-    oldest = max(0.0, time.time() - min(written)) if written else None
-    return {"reports": len(written), "oldest_seconds": oldest}
 
 
 def lines(document: dict[str, Any]) -> list[str]:

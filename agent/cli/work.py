@@ -74,7 +74,16 @@ def sync(ctx: typer.Context, config: ConfigOption = None, as_json: JsonOption = 
                 parts.way_out.launch(parts.way_out.capacity(), result)
                 parts.way_out.tell_passed_over(result)
             parts.queue.tend()
+            _beat(parts)
     _finish(result, as_json)
+
+
+def _beat(parts: Parts) -> None:
+    from agent.heartbeat import send
+
+    url = parts.config.monitor.heartbeat_url
+    if url is not None and (trouble := send(url.get_secret_value())):
+        typer.echo(f"warning: the heartbeat is not taken: {trouble}", err=True)
 
 
 def _reconcile(parts: Parts, result: Result) -> None:

@@ -18,6 +18,7 @@ from tests.support.agent import (
     stock_report,
     wait_until,
 )
+from tests.support.listener import listening
 
 SCRIPT = {"_tasks": [{"_fw_name": "ScriptTask", "script": "true"}]}
 FAILS = {"_tasks": [{"_fw_name": "ScriptTask", "script": "exit 3"}]}
@@ -261,6 +262,46 @@ def workflow_file(site):
     path = site.home / "one.yaml"
     path.write_text("spec: {_tasks: [{_fw_name: ScriptTask, script: 'true'}]}\n", encoding="utf-8")
     return path
+
+
+# ------------------------------------------------------------------------------ told to others
+
+
+def test_metrics_and_heartbeats_while_it_serves(site, store):
+    path = site.home / "fwagent.prom"
+    with listening() as listener:
+        monitor = {
+            "metrics_file": str(path),
+            "heartbeat_url": listener.url,
+            "heartbeat_interval": 0.1,
+        }
+        site.configure(monitor=monitor, sync={"outbox_interval": 0.05})
+        store.add()
+        with site.daemon() as daemon:
+            listener.status = 503
+            failed = daemon.wait_for("the heartbeat is not taken")
+            assert failed["reason"] == "HTTP status 503"
+            listener.status = 200
+            daemon.wait_for("the heartbeat is taken again")
+            wait_until(lambda: store.state(1) == "RESERVED")
+            text = path.read_text(encoding="utf-8")
+            assert 'fwagent_serving{worker="test-worker"} 1.0' in text
+            reload_without(site, daemon)
+        assert 'fwagent_passes_total{worker="test-worker"}' in path.read_text(encoding="utf-8")
+        assert set(listener.asked) == {"/ping/t0ken"}
+        count = len(listener.asked)
+        site.configure(monitor={"heartbeat_url": listener.url})
+        site.run("sync")
+        assert len(listener.asked) == count + 1
+        listener.status = 404
+        assert "the heartbeat is not taken: HTTP status 404" in site.run("sync").stderr
+    assert "t0ken" not in str(daemon.log)
+
+
+def reload_without(site, daemon):
+    site.configure()
+    daemon.reload()
+    daemon.wait_for("the new configuration is in force")
 
 
 # -------------------------------------------------------------------------------- two for one worker

@@ -77,6 +77,16 @@ def test_a_minimal_file_gives_the_documented_defaults(write):
     assert (worker.name, worker.category, worker.query, worker.env) == ("w", "", {}, {})
 
 
+@pytest.mark.parametrize(
+    "url", [f"ftp://h/{PASSWORD}", PASSWORD, f"https:///{PASSWORD}", f"http://h/{PASSWORD} x"]
+)
+def test_a_heartbeat_url_is_checked_and_never_shown(write, url):
+    told = refused(write(monitor={"heartbeat_url": url}))
+    assert "monitor.heartbeat_url: must be an http or https URL" in told.title
+    good = load_config(write(monitor={"heartbeat_url": f"https://h/{PASSWORD}"}))
+    assert PASSWORD not in repr(good)
+
+
 def test_every_key_arrives(write):
     config = load_config(
         write(
