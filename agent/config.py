@@ -117,6 +117,9 @@ class LaunchSection(_Section):
     """Where launch directories are made, and how many jobs there may be."""
 
     root: Absolute = Field(description="launch directories are made below it")
+    group_readable: bool = Field(
+        default=False, description="let the group read launch directories; else only you can"
+    )
     max_queued: int = Field(default=50, ge=1, description="jobs of ours in the queue at once")
     max_running: int = Field(default=0, ge=0, description="jobs running at once; 0: no limit")
 

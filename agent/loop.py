@@ -34,6 +34,7 @@ from agent.reconciler import Reconciler
 from agent.recover import WayBack
 from agent.results import Deferrals, Result
 from agent.stage import StageError, prepare_root
+from agent.umask import restrict
 from agent.watch import Wake, Watch
 from fwcore.errors import DatabaseRefused, DatabaseUnreachable, FwagentError
 from fwcore.launchpad import LaunchPad
@@ -88,7 +89,9 @@ class Agent:
 
     def __init__(self, config_path: Path | None) -> None:
         self._config_path = config_path
-        self._parts = make_parts(load_config(config_path))
+        config = load_config(config_path)
+        restrict(group_readable=config.launch.group_readable)
+        self._parts = make_parts(config)
         self._worker = self._parts.config.fworker().name
         self._health = Health(self._worker)
         self._status_file = StatusFile()
@@ -403,6 +406,7 @@ class Agent:
             self._keep_config("the worker cannot change while running", "restart fwagent")
             return
         old, self._parts = self._parts, parts
+        restrict(group_readable=parts.config.launch.group_readable)
         old.launchpad.close()
         self._lease.ask_again()
         self._checked = False

@@ -282,8 +282,11 @@ def demo(
 def _parts(ctx: typer.Context, config: Path | None) -> Iterator[Parts]:
     from agent.config import load_config
     from agent.loop import make_parts
+    from agent.umask import restrict
 
-    parts = make_parts(load_config(chosen(ctx, config)))
+    settings = load_config(chosen(ctx, config))
+    restrict(group_readable=settings.launch.group_readable)
+    parts = make_parts(settings)
     try:
         # A name mistyped is an empty database, where there is never anything to do.
         parts.launchpad.check()

@@ -179,7 +179,7 @@ def test_an_unknown_section_is_named_too(write):
 
 def test_a_key_like_no_other_gets_the_list(write):
     error = refused(write(launch={"zzz": 1}))
-    assert error.hint == "known are: root, max_queued, max_running"
+    assert error.hint == "known are: root, group_readable, max_queued, max_running"
 
 
 @pytest.mark.parametrize(
