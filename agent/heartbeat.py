@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import threading
 
-from agent.log import get_logger
+from agent.log import Trouble, get_logger
 
 #: Seconds for one request.
 _TIMEOUT = 10.0
@@ -46,13 +46,14 @@ class Heartbeat:
         self._due = 0.0
         # Written by the thread, and read when it has ended.
         self._trouble = ""
-        self._told = ""
+        self._told = Trouble()
 
     def beat(self, url: str, interval: float, now: float) -> None:
         """Send if it is time; ``interval`` and ``now`` are in seconds."""
         if self._thread is not None and self._thread.is_alive():
             return
-        self._tell()
+        if self._thread is not None:
+            self._tell(now)
         if now < self._due:
             return
         self._due = now + interval
@@ -64,9 +65,8 @@ class Heartbeat:
     def _send(self, url: str) -> None:
         self._trouble = send(url)
 
-    def _tell(self) -> None:
-        if self._trouble and not self._told:
+    def _tell(self, now: float) -> None:
+        if self._trouble and self._told.news(self._trouble, now):
             get_logger().warning("the heartbeat is not taken", reason=self._trouble)
-        elif self._told and not self._trouble:
-            get_logger().info("the heartbeat is taken again", after=self._told)
-        self._told = self._trouble
+        elif not self._trouble and (before := self._told.over()):
+            get_logger().info("the heartbeat is taken again", after=before)

@@ -27,7 +27,7 @@ from agent.jobs import QueueSilent
 from agent.launch import WayOut
 from agent.lease import RENEW_SECONDS, LeaseKeeper, is_gone
 from agent.locks import seen
-from agent.log import get_logger
+from agent.log import Trouble, get_logger
 from agent.notify import Notifier
 from agent.queue import Queue, open_queue
 from agent.reconciler import Reconciler
@@ -119,6 +119,7 @@ class Agent:
         self._passes = Backoff(*PASS_BACKOFF)
         self._launches = Backoff(*LAUNCH_BACKOFF)
         self._listings = Backoff(*QUEUE_BACKOFF)
+        self._faults, self._silence, self._stuck, self._unmeasured = (Trouble() for _ in range(4))
 
     def run(self) -> None:
         """Turn until SIGTERM or SIGINT; SIGHUP reads the configuration anew."""
@@ -219,10 +220,12 @@ class Agent:
             return
         waiting = backlog(self._parts.config.private / "outbox")
         trouble = metrics.write(path, self._health, waiting, time.monotonic(), last=last)
-        if trouble and trouble != self._health.last_error:
-            self._log.warning(trouble, path=str(path))
         if trouble:
             self._health.failed(trouble)
+        elif before := self._unmeasured.over():
+            self._log.info("the metrics file can be written again", after=before)
+        if trouble and self._unmeasured.news(trouble, time.monotonic()):
+            self._log.warning(trouble, path=str(path))
 
     def _pass(self) -> None:
         if not self._checked:
@@ -310,12 +313,13 @@ class Agent:
             self._parts.reconciler.run(result)
         except QueueSilent as error:
             # Nothing follows from silence: neither is anything lost, nor does what comes back have to wait.
-            if not self._listings.failing:
+            if self._silence.news(error.title, time.monotonic()):
                 self._log.warning("the queue does not answer", reason=error.title, hint=error.hint)
             self._listings.failed()
         else:
-            if self._listings.succeeded():
-                self._log.info("the queue answers again")
+            self._listings.succeeded()
+            if before := self._silence.over():
+                self._log.info("the queue answers again", after=before)
 
     def _launch(self, due: set[str], result: Result) -> None:
         ended = any(entry["state"] != "RUNNING" for entry in result.applied)
@@ -336,13 +340,15 @@ class Agent:
         else:
             if len(result.deferred) > failed and not result.claimed:
                 self._cannot_launch(result.deferred[-1]["reason"])
-            elif self._launches.succeeded():
-                self._log.info("launching again")
+            else:
+                self._launches.succeeded()
+                if before := self._stuck.over():
+                    self._log.info("launching again", after=before)
         self._places.update((claim["launch_id"], claim["launch_dir"]) for claim in result.claimed)
         self._watch.watch_launches(self._places)
 
     def _cannot_launch(self, reason: str) -> None:
-        if not self._launches.failing or reason != self._health.last_error:
+        if self._stuck.news(reason, time.monotonic()):
             self._log.error("cannot launch", reason=reason)
         self._health.failed(reason)
         self._launches.failed()
@@ -378,15 +384,15 @@ class Agent:
         self._health.watched, self._health.watch_trouble = self._watch.count, self._watch.trouble
 
     def _failed(self, error: FwagentError) -> None:
-        news = not self._passes.failing or error.title != self._health.last_error
         pause = self._passes.failed()
-        if news:
+        if self._faults.news(error.title, time.monotonic()):
             self._log.error(error.title, hint=error.hint, next_try_in=pause)
         self._health.failed(error.title)
 
     def _succeeded(self) -> None:
-        if self._passes.succeeded():
-            self._log.info("recovered", after=self._health.last_error)
+        self._passes.succeeded()
+        if before := self._faults.over():
+            self._log.info("recovered", after=before)
         self._health.passed()
         self._notifier.ready()
         monitor = self._parts.config.monitor

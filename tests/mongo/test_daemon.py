@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from agent.health import Health
+from agent.health import Health, read_status
 from agent.lease import LeaseKeeper
 from fwrunner.protocol import Report, outbox_name, write_atomic, write_report
 from tests.support.agent import (
@@ -262,6 +262,22 @@ def workflow_file(site):
     path = site.home / "one.yaml"
     path.write_text("spec: {_tasks: [{_fw_name: ScriptTask, script: 'true'}]}\n", encoding="utf-8")
     return path
+
+
+def test_passes_that_do_nothing_are_silent(site, store):
+    site.configure(
+        sync=dict.fromkeys(("sweep_interval", "outbox_interval", "reserve_interval"), 0.05)
+    )
+    with site.daemon() as daemon:
+        site.await_first_pass()
+        before = list(daemon.log)
+        store.add()
+        claim = only(store.stock_launches(site.home))
+        in_place(Path(claim.launch_dir, "FW_offline.json"), stock_report(claim))
+        daemon.wait_for("applied", state="COMPLETED")
+        wait_until(lambda: (read_status(site.root / ".fwagent") or {})["applied"] == 1)
+        assert [entry["event"] for entry in daemon.log[len(before) :]] == ["applied"]
+    assert [entry["event"] for entry in before] == ["started", "serving"]
 
 
 # ------------------------------------------------------------------------------ told to others
