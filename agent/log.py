@@ -11,8 +11,6 @@ import sys
 from collections.abc import Mapping
 from typing import Any
 
-import structlog
-
 #: ``json`` for one object per line, ``text`` (the default) for people.
 FORMAT_VARIABLE = "FWAGENT_LOG"
 #: Seconds between two times that the same trouble is told, as long as it lasts.
@@ -45,6 +43,8 @@ class Trouble:
 
 def set_up(level: int = logging.INFO) -> None:
     """Send the log to stderr."""
+    import structlog  # commands that log nothing are quicker without
+
     as_json, journal = os.environ.get(FORMAT_VARIABLE) == "json", to_journal(os.environ)
     processors: list[Any] = [
         structlog.processors.add_log_level,
@@ -88,4 +88,6 @@ def _with_priority(renderer: Any) -> Any:
 
 def get_logger() -> Any:
     """Return the logger."""
+    import structlog
+
     return structlog.get_logger()
