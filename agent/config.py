@@ -117,6 +117,9 @@ class LaunchSection(_Section):
     """Where launch directories are made, and how many jobs there may be."""
 
     root: Absolute = Field(description="launch directories are made below it")
+    group_readable: bool = Field(
+        default=False, description="let the group read launch directories; else only you can"
+    )
     max_queued: int = Field(default=50, ge=1, description="jobs of ours in the queue at once")
     max_running: int = Field(default=0, ge=0, description="jobs running at once; 0: no limit")
 
@@ -197,6 +200,25 @@ class SyncSection(_Section):
         return self.sweep_slowest or max(self.sweep_interval * 2, self.fastest)
 
 
+def _web_address(url: SecretStr) -> SecretStr:
+    # The text of the error must not have a part of it.
+    if not re.fullmatch(r"https?://[^/\s]+[^\s]*", url.get_secret_value()):
+        raise ValueError("must be an http or https URL")
+    return url
+
+
+class MonitorSection(_Section):
+    """How others learn that the agent is well."""
+
+    metrics_file: Absolute | None = Field(
+        default=None, description="metrics for Prometheus, rewritten every 10 s; ends with .prom"
+    )
+    heartbeat_url: Annotated[SecretStr, AfterValidator(_web_address)] | None = Field(
+        default=None, description="an http or https URL, asked for after good passes"
+    )
+    heartbeat_interval: Seconds = Field(default=60, description="between two of these")
+
+
 class Config(_Section):
     """A whole configuration file."""
 
@@ -205,6 +227,7 @@ class Config(_Section):
     launch: LaunchSection
     queue: QueueSection = Field(default_factory=QueueSection)
     sync: SyncSection = Field(default_factory=SyncSection)
+    monitor: MonitorSection = Field(default_factory=MonitorSection)
 
     @property
     def private(self) -> Path:

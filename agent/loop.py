@@ -13,20 +13,24 @@ import time
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 from types import FrameType
+from typing import TYPE_CHECKING
 
 from apscheduler.schedulers.background import BackgroundScheduler
 
+from agent import modes
 from agent.backoff import Backoff
 from agent.config import Config, load_config
 from agent.filesystem import mount_of
-from agent.health import Health, StatusFile
+from agent.health import Health, StatusFile, backlog
+from agent.heartbeat import Heartbeat
 from agent.jobs import QueueSilent
 from agent.launch import WayOut
 from agent.lease import RENEW_SECONDS, LeaseKeeper, is_gone
 from agent.locks import seen
-from agent.log import get_logger
+from agent.log import Trouble, get_logger
 from agent.notify import Notifier
 from agent.queue import Queue, open_queue
 from agent.queue.beside import Beside
@@ -35,11 +39,16 @@ from agent.recover import WayBack
 from agent.results import Deferrals, Result
 from agent.stage import StageError, prepare_root
 from agent.sweep import Bounds, Schedule
+from agent.umask import restrict
 from agent.watch import Wake, Watch
 from fwcore.errors import DatabaseRefused, DatabaseUnreachable, FwagentError
 from fwcore.launchpad import LaunchPad
 from fwcore.launchpad.journal import Fenced
+from fwcore.launchpad.records import Lease
 from fwrunner.protocol import rescue
+
+if TYPE_CHECKING:
+    from agent.metrics import Metrics
 
 #: Seconds between two passes while they fail, and between two tries to launch: first and last pause.
 PASS_BACKOFF = (1.0, 60.0)
@@ -104,12 +113,16 @@ class Agent:
 
     def __init__(self, config_path: Path | None) -> None:
         self._config_path = config_path
+        config = load_config(config_path)
+        restrict(group_readable=config.launch.group_readable)
         self._wake = Wake()
-        self._parts = make_parts(load_config(config_path), self._beside)
+        self._parts = make_parts(config, self._beside)
         self._worker = self._parts.config.fworker().name
         self._health = Health(self._worker)
         self._status_file = StatusFile()
         self._notifier = Notifier()
+        self._heartbeat = Heartbeat()
+        self._metrics: Metrics | None = None
         self._lease = LeaseKeeper(self._worker, self._health)
         self._watch = Watch(self._wake)
         self._scheduler = BackgroundScheduler(timezone="UTC")
@@ -128,11 +141,14 @@ class Agent:
         self._checked = False
         # Of the lease under which the last pass was made; 0 while another agent serves the worker.
         self._epoch = 0
+        # What is done of what people have asked for, and the number of that wish.
+        self._mode, self._wish = modes.RUN, 0
         self._stopping = False
         self._passes = Backoff(*PASS_BACKOFF)
         self._launches = Backoff(*LAUNCH_BACKOFF)
         self._listings = Backoff(*QUEUE_BACKOFF)
         self._searches = Backoff(*SEARCH_BACKOFF)
+        self._faults, self._silence, self._stuck, self._unmeasured = (Trouble() for _ in range(4))
 
     def run(self) -> None:
         """Turn until SIGTERM or SIGINT; SIGHUP reads the configuration anew."""
@@ -205,6 +221,7 @@ class Agent:
         if "reload" in self._due:
             with self._notifier.reloading():
                 self._read_config_again()
+        begin = time.monotonic()
         try:
             self._pass()
         except (DatabaseUnreachable, DatabaseRefused) as error:
@@ -220,12 +237,37 @@ class Agent:
             self._failed(FwagentError(f"unexpected {type(error).__name__}: {error}"))
         else:
             self._succeeded()
+        if metrics := self._counting():
+            metrics.took(time.monotonic() - begin)
         # A pass is over, whatever came of it. One that hangs says nothing.
         self._show()
 
     def _show(self) -> None:
         self._notifier.alive(self._health.line())
         self._status_file.write(self._parts.config.private, self._health, time.monotonic())
+        self._write_metrics()
+
+    def _counting(self) -> Metrics | None:
+        """Return the metrics, if anybody wants them."""
+        if self._metrics is None and self._parts.config.monitor.metrics_file is not None:
+            from agent.metrics import Metrics
+
+            self._metrics = Metrics(self._worker, version("fwagent"))
+        return self._metrics
+
+    def _write_metrics(self, *, last: bool = False) -> None:
+        path = self._parts.config.monitor.metrics_file
+        metrics = self._counting()
+        if metrics is None or path is None:
+            return
+        waiting = backlog(self._parts.config.private / "outbox")
+        trouble = metrics.write(path, self._health, waiting, time.monotonic(), last=last)
+        if trouble:
+            self._health.failed(trouble)
+        elif before := self._unmeasured.over():
+            self._log.info("the metrics file can be written again", after=before)
+        if trouble and self._unmeasured.news(trouble, time.monotonic()):
+            self._log.warning(trouble, path=str(path))
 
     def _pass(self) -> None:
         if not self._checked:
@@ -236,9 +278,17 @@ class Agent:
         if lease is None:
             self._epoch = 0
             return
+        if lease.stop:
+            self._log.info("asked to stop", by=lease.stop)
+            self._stopping = True
+            return
         if lease.epoch != self._epoch:
             self._epoch = lease.epoch
+            self._wish = 0
             self._due.add("start")
+        self._obey(lease)
+        if self._mode == modes.PAUSE:
+            return
         with self._work() as (due, touched, result):
             if "start" in due:
                 due |= {"sweep", "reserve", "reconcile"}
@@ -284,6 +334,22 @@ class Agent:
             self._due.add("reserve")
         self._show()
         return True
+
+    def _obey(self, lease: Lease) -> None:
+        """Do as people have asked last, and answer."""
+        wish = lease.wish
+        if wish.number == self._wish:
+            return
+        if wish.mode == modes.PAUSE:
+            # What is half done would stay locked.
+            self._parts.launchpad.resume(is_gone)
+        if wish.number > lease.followed:
+            self._parts.launchpad.follow(lease)
+        if wish.mode != self._mode:
+            self._log.info(modes.WORDS[wish.mode][0], by=wish.by, on=str(wish.on))
+            self._due.add("start")
+        self._mode, self._wish = wish.mode, wish.number
+        self._health.wish = modes.document(wish, followed=True)
 
     def _look(self, due: set[str], touched: set[str], result: Result) -> None:
         way_back = self._parts.way_back
@@ -364,20 +430,17 @@ class Agent:
             if self._stopping:
                 return
             # Nothing follows from silence: neither is anything lost, nor does what comes back have to wait.
-            if not self._listings.failing:
+            if self._silence.news(error.title, time.monotonic()):
                 self._log.warning("the queue does not answer", reason=error.title, hint=error.hint)
             self._listings.failed()
         else:
-            if self._listings.succeeded():
-                self._log.info("the queue answers again")
+            self._listings.succeeded()
+            if before := self._silence.over():
+                self._log.info("the queue answers again", after=before)
 
     def _launch(self, due: set[str], result: Result) -> None:
         ended = _ended(result)
-        # Where one job has ended, a queue that was full has room for another.
-        room = ended and self._parts.way_out.crowded
-        if self._launches.remaining > 0 and not room:
-            return
-        if not (result.released or ended or "reserve" in due):
+        if not self._may_launch(due, result, ended=ended):
             return
         capacity = self._parts.way_out.capacity()
         if capacity == 0 and ended:
@@ -396,9 +459,20 @@ class Agent:
         else:
             if len(result.deferred) > failed and not result.claimed:
                 self._cannot_launch(result.deferred[-1]["reason"])
-            elif self._launches.succeeded():
-                self._log.info("launching again")
+            else:
+                self._launches.succeeded()
+                if before := self._stuck.over():
+                    self._log.info("launching again", after=before)
         self._watch_also({each["launch_id"]: each["launch_dir"] for each in result.claimed})
+
+    def _may_launch(self, due: set[str], result: Result, *, ended: bool) -> bool:
+        if self._mode != modes.RUN:
+            return False
+        # Where one job has ended, a queue that was full has room for another.
+        room = ended and self._parts.way_out.crowded
+        if self._launches.remaining > 0 and not room:
+            return False
+        return bool(result.released or ended or "reserve" in due)
 
     def _watch_also(self, claimed: Mapping[int, str]) -> None:
         if claimed:
@@ -407,7 +481,7 @@ class Agent:
         self._watch.watch_launches(self._places)
 
     def _cannot_launch(self, reason: str) -> None:
-        if not self._launches.failing or reason != self._health.last_error:
+        if self._stuck.news(reason, time.monotonic()):
             self._log.error("cannot launch", reason=reason)
         self._health.failed(reason)
         self._launches.failed()
@@ -447,23 +521,29 @@ class Agent:
         latency = max(latencies.values(), default=None)
         if result.released:
             self._log.info("released", fw_ids=sorted(result.released), latency=latency)
+        if metrics := self._counting():
+            metrics.add(result, latencies)
         self._health.add(result, latency, open_launches=len(self._places))
         self._health.deferred = len(self._deferrals)
         self._health.watched, self._health.watch_trouble = self._watch.count, self._watch.trouble
         self._health.events = self._watch.kind
 
     def _failed(self, error: FwagentError) -> None:
-        news = not self._passes.failing or error.title != self._health.last_error
         pause = self._passes.failed()
-        if news:
+        if self._faults.news(error.title, time.monotonic()):
             self._log.error(error.title, hint=error.hint, next_try_in=pause)
         self._health.failed(error.title)
 
     def _succeeded(self) -> None:
-        if self._passes.succeeded():
-            self._log.info("recovered", after=self._health.last_error)
+        self._passes.succeeded()
+        if before := self._faults.over():
+            self._log.info("recovered", after=before)
         self._health.passed()
         self._notifier.ready()
+        monitor = self._parts.config.monitor
+        if monitor.heartbeat_url is not None and self._epoch:
+            url = monitor.heartbeat_url.get_secret_value()
+            self._heartbeat.beat(url, monitor.heartbeat_interval, time.monotonic())
 
     def _read_config_again(self) -> None:
         self._due.discard("reload")
@@ -477,6 +557,7 @@ class Agent:
             self._keep_config("the worker cannot change while running", "restart fwagent")
             return
         old, self._parts = self._parts, parts
+        restrict(group_readable=parts.config.launch.group_readable)
         old.launchpad.close()
         self._lease.ask_again()
         self._checked = False
@@ -497,6 +578,7 @@ class Agent:
             with suppress(FwagentError):
                 self._lease.give_back(self._parts.launchpad)
         self._health.mode = "stopped"
+        self._write_metrics(last=True)
         self._status_file.write(self._parts.config.private, self._health, time.monotonic())
         self._parts.launchpad.close()
         self._log.info("stopped")

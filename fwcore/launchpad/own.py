@@ -9,12 +9,16 @@ from typing import Any
 
 from pymongo import ReturnDocument, UpdateOne
 
+from fwcore.errors import FwagentError
 from fwcore.launchpad.journal import in_force
-from fwcore.launchpad.records import Lease
+from fwcore.launchpad.records import Lease, Wish
 from fwcore.launchpad.session import Session
 from fwrunner.protocol import utcnow
 
 Document = dict[str, Any]
+
+#: What an agent may be asked to do. A word that is not known here comes from a newer fwagent: then nothing is done.
+MODES = ("run", "drain", "pause")
 
 
 class Own(Session):
@@ -138,6 +142,49 @@ class Own(Session):
             self._lease = None
             self._begin_session()
 
+    def wish(self, worker: str) -> Wish:
+        """Return what was asked of the agent of a worker last, whether or not there is one."""
+        with self._reaching():
+            return _wish(self._db.fwagent_leases.find_one({"_id": worker}) or {})
+
+    def ask(self, seen: Wish, worker: str, mode: str, by: str) -> Wish:
+        """Ask whoever serves a worker, now or later, for a mode; return the wish as it is stored.
+
+        ``seen`` is the last one that the caller knows of: raises FwagentError if there is a newer one.
+        """
+        leases = self._db.fwagent_leases
+        number = seen.number or {"$exists": False}
+        wanted = {"mode": mode, "by": {"$literal": by}, "on": "$$NOW", "number": seen.number + 1}
+        with self._reaching():
+            leases.update_one({"_id": worker}, {"$setOnInsert": {"epoch": 0}}, upsert=True)
+            found = leases.find_one_and_update(
+                {"_id": worker, "wish.number": number},
+                [{"$set": {"wish": wanted}}],
+                return_document=ReturnDocument.AFTER,
+            )
+        if found is None:
+            raise FwagentError(
+                f"somebody else has asked the agent of {worker!r} for something at the same moment",
+                "`fwagent status` shows what; ask again if it is to be otherwise",
+            )
+        return _wish(found)
+
+    def ask_to_stop(self, lease: Lease, by: str) -> bool:
+        """Ask the holder of a lease to end, and nobody who holds it later; False if it has ended meanwhile."""
+        stop = {"epoch": lease.epoch, "by": by}
+        with self._reaching():
+            return bool(
+                self._db.fwagent_leases.update_one(
+                    in_force(lease), {"$set": {"stop": stop}}
+                ).matched_count
+            )
+
+    def follow(self, lease: Lease) -> None:
+        """Answer the wish of a lease that one holds: it is in force from now on."""
+        with self._reaching():
+            same = {**in_force(lease), "wish.number": lease.wish.number}
+            self._db.fwagent_leases.update_one(same, {"$set": {"followed": lease.wish.number}})
+
     def count_trouble(self, kind: str, reasons: Mapping[int, str]) -> dict[int, int]:
         """Count a trouble of Fireworks, {fw_id: what was said}; return how often each has had it.
 
@@ -194,12 +241,27 @@ class Own(Session):
 
 def _lease(document: Mapping[str, Any]) -> Lease:
     never = datetime.fromtimestamp(0, tz=utcnow().tzinfo)
+    epoch, stop = document.get("epoch", 0), document.get("stop") or {}
     return Lease(
         worker=document["_id"],
         owner=document.get("owner", ""),
         host=document.get("host", ""),
         pid=document.get("pid", 0),
-        epoch=document.get("epoch", 0),
+        epoch=epoch,
         expires_at=document.get("expires_at", never),
         since=document.get("since", never),
+        wish=_wish(document),
+        followed=document.get("followed", 0),
+        stop=stop.get("by", "somebody") if stop.get("epoch") == epoch else "",
+    )
+
+
+def _wish(document: Mapping[str, Any]) -> Wish:
+    told = document.get("wish") or {}
+    mode = str(told.get("mode", "run"))
+    return Wish(
+        mode=mode if mode in MODES else "pause",
+        by=str(told.get("by", "")),
+        on=told.get("on"),
+        number=int(told.get("number", 0)),
     )

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from agent.health import Health
+from agent.health import Health, read_status
 from agent.lease import LeaseKeeper
 from fwrunner.protocol import Report, outbox_name, timestamp, write_atomic, write_report
 from tests.support.agent import (
@@ -19,6 +19,7 @@ from tests.support.agent import (
     stock_report,
     wait_until,
 )
+from tests.support.listener import listening
 
 SCRIPT = {"_tasks": [{"_fw_name": "ScriptTask", "script": "true"}]}
 FAILS = {"_tasks": [{"_fw_name": "ScriptTask", "script": "exit 3"}]}
@@ -304,6 +305,62 @@ def workflow_file(site):
     path = site.home / "one.yaml"
     path.write_text("spec: {_tasks: [{_fw_name: ScriptTask, script: 'true'}]}\n", encoding="utf-8")
     return path
+
+
+def test_passes_that_do_nothing_are_silent(site, store):
+    site.configure(
+        sync=dict.fromkeys(("sweep_interval", "outbox_interval", "reserve_interval"), 0.05)
+    )
+    with site.daemon() as daemon:
+        site.await_first_pass()
+        before = list(daemon.log)
+        store.add()
+        claim = only(store.stock_launches(site.home))
+        in_place(Path(claim.launch_dir, "FW_offline.json"), stock_report(claim))
+        daemon.wait_for("applied", state="COMPLETED")
+        wait_until(lambda: (read_status(site.root / ".fwagent") or {})["applied"] == 1)
+        assert [entry["event"] for entry in daemon.log[len(before) :]] == ["applied"]
+    assert [entry["event"] for entry in before] == ["started", "serving"]
+
+
+# ------------------------------------------------------------------------------ told to others
+
+
+def test_metrics_and_heartbeats_while_it_serves(site, store):
+    path = site.home / "fwagent.prom"
+    with listening() as listener:
+        monitor = {
+            "metrics_file": str(path),
+            "heartbeat_url": listener.url,
+            "heartbeat_interval": 0.1,
+        }
+        site.configure(monitor=monitor, sync={"outbox_interval": 0.05})
+        store.add()
+        with site.daemon() as daemon:
+            listener.status = 503
+            failed = daemon.wait_for("the heartbeat is not taken")
+            assert failed["reason"] == "HTTP status 503"
+            listener.status = 200
+            daemon.wait_for("the heartbeat is taken again")
+            wait_until(lambda: store.state(1) == "RESERVED")
+            text = path.read_text(encoding="utf-8")
+            assert 'fwagent_serving{worker="test-worker"} 1.0' in text
+            reload_without(site, daemon)
+        assert 'fwagent_passes_total{worker="test-worker"}' in path.read_text(encoding="utf-8")
+        assert set(listener.asked) == {"/ping/t0ken"}
+        count = len(listener.asked)
+        site.configure(monitor={"heartbeat_url": listener.url})
+        site.run("sync")
+        assert len(listener.asked) == count + 1
+        listener.status = 404
+        assert "the heartbeat is not taken: HTTP status 404" in site.run("sync").stderr
+    assert "t0ken" not in str(daemon.log)
+
+
+def reload_without(site, daemon):
+    site.configure()
+    daemon.reload()
+    daemon.wait_for("the new configuration is in force")
 
 
 # -------------------------------------------------------------------------------- two for one worker

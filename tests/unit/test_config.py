@@ -77,6 +77,16 @@ def test_a_minimal_file_gives_the_documented_defaults(write):
     assert (worker.name, worker.category, worker.query, worker.env) == ("w", "", {}, {})
 
 
+@pytest.mark.parametrize(
+    "url", [f"ftp://h/{PASSWORD}", PASSWORD, f"https:///{PASSWORD}", f"http://h/{PASSWORD} x"]
+)
+def test_a_heartbeat_url_is_checked_and_never_shown(write, url):
+    told = refused(write(monitor={"heartbeat_url": url}))
+    assert "monitor.heartbeat_url: must be an http or https URL" in told.title
+    good = load_config(write(monitor={"heartbeat_url": f"https://h/{PASSWORD}"}))
+    assert PASSWORD not in repr(good)
+
+
 def test_every_key_arrives(write):
     config = load_config(
         write(
@@ -177,7 +187,7 @@ def test_an_unknown_section_is_named_too(write):
 
 def test_a_key_like_no_other_gets_the_list(write):
     error = refused(write(launch={"zzz": 1}))
-    assert error.hint == "known are: root, max_queued, max_running"
+    assert error.hint == "known are: root, group_readable, max_queued, max_running"
 
 
 @pytest.mark.parametrize(
