@@ -42,6 +42,9 @@ T = TypeVar("T")
 
 #: In an offline run: since when its launch is lost, as text; null once it is known not to be.
 LOST = "fwagent.lost"
+#: Of a launch whose job may still tell of it. READY is that of a held Firework whose reservation was cancelled:
+#: FireWorks leaves it where it is, and the job may have begun all the same.
+_OPEN = ACTIVE | {"READY"}
 
 
 @dataclass(frozen=True)
@@ -329,7 +332,7 @@ def _apply(draft: Draft, report: Report) -> Outcome:
     for fw_id in owners:
         draft.flow(fw_id)
     given_up = is_lost(launch)
-    if launch["state"] in ACTIVE or (given_up and disproves(report, launch)):
+    if launch["state"] in _OPEN or (given_up and disproves(report, launch)):
         for fw_id in owners:
             # One that has not begun yet does not end with its launch.
             if report.final and (given_up or draft.firework(fw_id)["state"] in ACTIVE):

@@ -89,6 +89,8 @@ MENDS = (
         "if action in DictMods().supported_actions:\n",
         "if action == '_pull_all':\n"
         "            for key, items in settings.items():\n"
+        "                if key in obj and not isinstance(obj[key], (list, tuple)):\n"
+        "                    raise ValueError(f'Keyword {key} does not refer to an array.')\n"
         "                for item in items:\n"
         "                    DictMods().supported_actions['_pull'](obj, {key: item})\n"
         "        elif action in DictMods().supported_actions:\n",

@@ -152,6 +152,19 @@ def test_a_tolerant_child_still_waits_for_parents_that_run(memory) -> None:
     assert "_fizzled_parents" not in memory.firework(ids["c"])["spec"]
 
 
+@pytest.mark.parametrize("state", ["RUNNING", "COMPLETED"])
+def test_a_job_that_ran_although_its_reservation_was_cancelled(memory, state) -> None:
+    """`lpad cancel_qid` leaves the launch of a held Firework where it is, as READY."""
+    ids = memory.add({"a": "b"})
+    launch = memory.reserve(ids["a"])
+    memory.set_state(ids["a"], "DEFUSED")
+    memory.launch(launch)["state"] = "READY"
+    plan = memory.apply(report(launch, state, stored_data={"energy": -1}))
+    assert [outcome.state for outcome in plan.applied] == [state]
+    assert memory.launch(launch)["state"] == state
+    assert memory.states(ids) == {"a": "DEFUSED", "b": "WAITING"}
+
+
 def test_failed_parents_are_told_in_the_order_of_the_links_as_fireworks_does(memory) -> None:
     ids = memory.add({"a": "c", "b": "c"}, {"c": TOLERANT})
     memory.workflow(ids["a"])["parent_links"][str(ids["c"])] = [ids["b"], ids["a"]]
