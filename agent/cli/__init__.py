@@ -92,11 +92,12 @@ def chosen(ctx: typer.Context, config: Path | None) -> Path | None:
 
 def main() -> None:
     """Run the command line."""
-    from agent.cli import change, init, look, runner, service, work
+    from agent.cli import change, init, look, report, runner, service, work
 
     init.add_to(app)
     work.add_to(app)
     look.add_to(app)
+    report.add_to(app)
     change.add_to(app)
     runner.add_to(app)
     service.add_to(app)
