@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from functools import cache
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -90,8 +91,9 @@ def chosen(ctx: typer.Context, config: Path | None) -> Path | None:
     return given
 
 
-def main() -> None:
-    """Run the command line."""
+@cache
+def commands() -> typer.Typer:
+    """Return the command line with all its commands."""
     from agent.cli import change, init, look, report, runner, service, work
 
     init.add_to(app)
@@ -101,4 +103,9 @@ def main() -> None:
     change.add_to(app)
     runner.add_to(app)
     service.add_to(app)
-    app()
+    return app
+
+
+def main() -> None:
+    """Run the command line."""
+    commands()()
