@@ -94,7 +94,7 @@ def chosen(ctx: typer.Context, config: Path | None) -> Path | None:
 @cache
 def commands() -> typer.Typer:
     """Return the command line with all its commands."""
-    from agent.cli import change, init, look, report, runner, service, work
+    from agent.cli import change, init, look, manual, report, runner, service, work
 
     init.add_to(app)
     work.add_to(app)
@@ -103,6 +103,7 @@ def commands() -> typer.Typer:
     change.add_to(app)
     runner.add_to(app)
     service.add_to(app)
+    manual.add_to(app)
     return app
 
 

@@ -5,13 +5,11 @@ import shlex
 import shutil
 import subprocess
 from pathlib import Path
-from typing import Any
 
 import pytest
-from typer.main import get_command
 
-from agent.cli import commands
 from tests.support.agent import FWAGENT, Site, Store
+from tests.support.calls import command_line, parsed
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -61,22 +59,6 @@ def words_of(call: str) -> list[str]:
 ALL = sorted({(page.name, call) for page in PAGES for call in calls(page.read_text("utf-8"))})
 
 
-def parsed(words: list[str]) -> tuple[str, Any]:
-    """Return (command, its context); click's own error where it does not parse."""
-    command: Any = get_command(commands())
-    context = command.make_context("fwagent", list(words))
-    name = []
-    while hasattr(command, "commands"):
-        rest = [*context._protected_args, *context.args]
-        if not rest:
-            break
-        given, command, rest = command.resolve_command(context, rest)
-        name.append(given)
-        # What is only named need not have what it cannot do without.
-        context = command.make_context(given, rest, parent=context, resilient_parsing=not rest)
-    return " ".join(name), context
-
-
 def test_there_are_calls():
     assert len(ALL) > 60
     assert calls("    */5 * * * *  $HOME/bin/fwagent sync >>$HOME/log 2>&1") == ["sync"]
@@ -89,7 +71,7 @@ def test_a_call_parses(page, call, tmp_path, monkeypatch):
     (tmp_path / "workflow.json").write_text("{}")
     words = words_of(call)
     if words in (["--version"], ["--install-completion"]):
-        assert any(words[0] in option.opts for option in get_command(commands()).params)
+        assert any(words[0] in option.opts for option in command_line().params)
         return
     name, _context = parsed(words)
     assert name

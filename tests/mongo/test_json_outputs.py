@@ -7,13 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from typer.main import get_command
 
 from agent import service
-from agent.cli import commands
 from fwcore.documents import iso
 from fwrunner.protocol import timestamp, utcnow, write_atomic
 from tests.support.agent import TASKS, Site, Store, wait_until
+from tests.support.calls import all_commands
 
 PAGE = Path(__file__).parents[2] / "docs" / "json-outputs.md"
 _TYPES = {str: "text", bool: "true/false", int: "integer", float: "number", type(None): "null"}
@@ -56,21 +55,10 @@ def documented() -> dict[str, dict[str, set[str]]]:
     return found
 
 
-def all_commands(group: Any, before: str = "") -> dict[str, Any]:
-    """Return {name: command} of all that can be called, those of groups as ``group name``."""
-    found: dict[str, Any] = {}
-    for name, command in group.commands.items():
-        if hasattr(command, "commands"):
-            found |= all_commands(command, f"{before}{name} ")
-        else:
-            found[before + name] = command
-    return found
-
-
 def test_every_command_with_json_is_documented():
     wanted = {
         name
-        for name, command in all_commands(get_command(commands())).items()
+        for name, command in all_commands().items()
         if any("--json" in option.opts for option in command.params)
     }
     assert set(documented()) == wanted
