@@ -48,6 +48,12 @@ test-differential: $(TEST) $(FW) ## N generated workflows (5000) through FireWor
 	FWAGENT_DIFFERENTIAL_N='$(N)' FWAGENT_DIFFERENTIAL_SEED='$(SEED)' \
 	  $(BIN)/pytest -s tests/interop/test_differential.py $(PYTEST_ARGS)
 
+SECONDS ?= 600
+.PHONY: fuzz
+fuzz: $(TEST) ## made-up reports for SECONDS (600): atheris if it installs on this Python, else our own mutations
+	-$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-input atheris
+	$(BIN)/python -m tests.fuzz '$(SECONDS)'
+
 .PHONY: lint
 lint: $(TEST) ## style, types, layers, and fwrunner's Python 3.6
 	$(BIN)/ruff check

@@ -117,6 +117,9 @@ class LaunchSection(_Section):
     """Where launch directories are made, and how many jobs there may be."""
 
     root: Absolute = Field(description="launch directories are made below it")
+    group_readable: bool = Field(
+        default=False, description="let the group read launch directories; else only you can"
+    )
     max_queued: int = Field(default=50, ge=1, description="jobs of ours in the queue at once")
     max_running: int = Field(default=0, ge=0, description="jobs running at once; 0: no limit")
 
@@ -149,6 +152,16 @@ class SyncSection(_Section):
     sweep_interval: Seconds = Field(
         default=30, description="between two looks at all open launches"
     )
+    sweep_fastest: Seconds | None = Field(
+        default=None, description="between two looks at a launch that has just changed"
+    )
+    sweep_slowest: Seconds | None = Field(
+        default=None, description="between two looks at a launch that is quiet"
+    )
+    sweep_rate: float = Field(
+        default=500, gt=0, le=100000, description="launch directories looked at in a second"
+    )
+    events: bool = Field(default=True, description="whether file events may wake the agent")
     outbox_interval: Seconds = Field(default=1, description="between two listings of the outbox")
     reserve_interval: Seconds = Field(
         default=30, description="between two looks for READY Fireworks"
@@ -168,6 +181,43 @@ class SyncSection(_Section):
         default=MAX_REPORT_SIZE, ge=1024, description="bytes of the largest report"
     )
 
+    @model_validator(mode="after")
+    def _in_order(self) -> SyncSection:
+        if self.fastest > self.slowest:
+            raise ValueError("sweep_fastest must not be longer than sweep_slowest")
+        return self
+
+    @property
+    def fastest(self) -> float:
+        """Seconds between two looks at a launch directory that has just changed."""
+        if self.sweep_fastest is not None:
+            return self.sweep_fastest
+        return min(self.sweep_interval / 3, self.sweep_slowest or self.sweep_interval)
+
+    @property
+    def slowest(self) -> float:
+        """Seconds between two looks at one that is quiet."""
+        return self.sweep_slowest or max(self.sweep_interval * 2, self.fastest)
+
+
+def _web_address(url: SecretStr) -> SecretStr:
+    # The text of the error must not have a part of it.
+    if not re.fullmatch(r"https?://[^/\s]+[^\s]*", url.get_secret_value()):
+        raise ValueError("must be an http or https URL")
+    return url
+
+
+class MonitorSection(_Section):
+    """How others learn that the agent is well."""
+
+    metrics_file: Absolute | None = Field(
+        default=None, description="metrics for Prometheus, rewritten every 10 s; ends with .prom"
+    )
+    heartbeat_url: Annotated[SecretStr, AfterValidator(_web_address)] | None = Field(
+        default=None, description="an http or https URL, asked for after good passes"
+    )
+    heartbeat_interval: Seconds = Field(default=60, description="between two of these")
+
 
 class Config(_Section):
     """A whole configuration file."""
@@ -177,6 +227,7 @@ class Config(_Section):
     launch: LaunchSection
     queue: QueueSection = Field(default_factory=QueueSection)
     sync: SyncSection = Field(default_factory=SyncSection)
+    monitor: MonitorSection = Field(default_factory=MonitorSection)
 
     @property
     def private(self) -> Path:

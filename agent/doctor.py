@@ -16,7 +16,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from agent import filesystem, service
+from agent import filesystem, modes, service
 from agent.config import Config
 from agent.lease import describe, is_gone
 from agent.locks import seen
@@ -61,6 +61,7 @@ def examine(config: Config, path: Path) -> Iterator[Check]:
     yield from _guarded("launch root", lambda: _launch_root(config))
     yield from _guarded("file events", lambda: _events(config))
     yield from _guarded("queue", lambda: _queue(config))
+    yield from _guarded("monitor", lambda: _monitor(config, path))
     yield from _guarded("service", _service)
     yield from _guarded("old ways", _old_ways)
     yield from _guarded("left behind", lambda: _left_behind(config))
@@ -148,6 +149,9 @@ def _locks(launchpad: LaunchPad) -> Iterator[Check]:
 
 def _agent(config: Config, launchpad: LaunchPad) -> Iterator[Check]:
     held = launchpad.lease(config.fworker().name)
+    wish = launchpad.wish(config.fworker().name)
+    if asked := modes.told(modes.document(wish, followed=None)):
+        yield Check("mode", "warn", f"{asked}: {modes.WORDS[wish.mode][1]}", "fwagent resume")
     if held is None or not held[1]:
         hint = "fwagent service install, or fwagent run, or fwagent sync from cron"
         yield Check("agent", "warn", "none serves this worker", hint)
@@ -209,6 +213,22 @@ def _queue(config: Config) -> Iterator[Check]:
         yield Check("queue", "warn", told, 'queue.type = "slurm", "pbs", "sge", "lsf" or "local"')
     else:
         yield Check("queue", "pass", f"{kind}; jobs run `{config.runner}`")
+
+
+def _monitor(config: Config, path: Path) -> Iterator[Check]:
+    metrics = config.monitor.metrics_file
+    if metrics is not None and not os.access(metrics.parent, os.W_OK | os.X_OK):
+        hint = "make the directory, or have its owner let you write there"
+        yield Check("metrics", "warn", f"{metrics} cannot be written", hint)
+    elif metrics is not None and metrics.suffix != ".prom":
+        hint = "the textfile collector reads *.prom only"
+        yield Check("metrics", "warn", f"{metrics} does not end with .prom", hint)
+    elif metrics is not None:
+        yield Check("metrics", "pass", str(metrics))
+    mode = stat.S_IMODE(path.stat().st_mode)
+    if config.monitor.heartbeat_url is not None and mode & 0o077:
+        told = f"others can read the heartbeat's URL in {path}"
+        yield Check("heartbeat", "warn", told, f"chmod 600 {path}")
 
 
 def _service() -> Iterator[Check]:

@@ -6,6 +6,7 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
+from agent import modes
 from agent.config import Config
 from agent.explain import Evidence, Launch, Told, launch_of
 from agent.jobs import JobEnd, QueuedJob, QueueSilent
@@ -31,13 +32,16 @@ def gather(config: Config, fw_id: int) -> Evidence:
 def _gathered(config: Config, launchpad: LaunchPad, fw_id: int) -> Evidence:
     worker = config.fworker()
     story = launchpad.story(fw_id, worker)
+    agent = collect(config)["agent"]
     evidence = Evidence(
         fw_id=fw_id,
         now=time.time(),
         worker=worker.name,
         scheduler=config.queue.type,
         queue=f"{config.queue.type}:{config.launch.root}",
-        agent=collect(config)["agent"]["state"],
+        agent=agent["state"],
+        paused=agent["wish"]["mode"] == modes.PAUSE,
+        asked=modes.told(agent["wish"]),
         lost=config.sync.lost,
         story=story,
         setbacks=launchpad.setbacks([fw_id])[fw_id] if story else Setbacks(),

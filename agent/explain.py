@@ -49,6 +49,9 @@ class Evidence:
     scheduler: str
     queue: str
     agent: str
+    #: What people have asked of the agent, in words; "" if it just runs.
+    asked: str = ""
+    paused: bool = False
     lost: str = "fizzle"
     story: Story | None = None
     setbacks: Setbacks = field(default_factory=Setbacks)
@@ -197,6 +200,8 @@ def _ready(evidence: Evidence, story: Story, _launch: Launch | None, said: _Said
         said.add(f"its job was lost while it ran, {evidence.setbacks.lost} times in a row")
     if evidence.silent:
         said.add(f"the queue does not answer: {evidence.silent}")
+    if evidence.asked:
+        said.add(f"the agent is {evidence.asked}: nothing is launched", "fwagent resume")
     if evidence.agent != "running":
         said.add(f"no agent serves this worker: it is {evidence.agent}", "fwagent run")
     if not said.why:
@@ -215,6 +220,8 @@ def _locked(evidence: Evidence, story: Story, said: _Said) -> None:
 
 def _begun(evidence: Evidence, story: Story, launch: Launch | None, said: _Said) -> None:
     """RESERVED or RUNNING: the database has a launch, what do queue and files say?"""
+    if evidence.paused:
+        said.add(f"the agent is {evidence.asked}: nothing is brought back", "fwagent resume")
     if launch is None or launch.archived:
         what = "no launch counts for it: whoever reserved it was cut"
         said.add(what, f"lpad rerun_fws -i {evidence.fw_id}")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from secrets import token_hex
@@ -86,3 +87,28 @@ def tried(directory: Path) -> Trial:
             path.unlink(missing_ok=True)
     ahead = written - after if written > after else min(0.0, written - before)
     return Trial(replaces, ahead)
+
+
+def refresh(directory: Path | str) -> None:
+    """Have the next listing of a directory be true, where the file system keeps old ones for a while.
+
+    A change of our own makes NFS drop what it remembers of a directory, and FUSE too; reading it again, or its stat,
+    does not. Without it a listing was up to 5 s old with an attribute cache of 5 s, with it never.
+    """
+    probe = f"{directory}/.look.{os.getpid()}.{token_hex(4)}"
+    with suppress(OSError):
+        os.close(os.open(probe, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o600))
+        os.unlink(probe)  # noqa: PTH108
+
+
+def fresh_stat(path: str) -> os.stat_result:
+    """Return the status of a regular file as its server has it now; raise OSError.
+
+    NFS asks the server at every open, and so does FUSE; a stat may be as old as the attribute cache (5 s, measured).
+    A name that was not there when it was last looked for stays missing as long, whatever is done.
+    """
+    descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    try:
+        return os.fstat(descriptor)
+    finally:
+        os.close(descriptor)

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import os
 import socket
+import stat
+import time
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from agent import modes
 from agent.results import Result
 from fwrunner.protocol import Unreadable, read_json, timestamp, write_atomic
 
@@ -30,18 +33,26 @@ class Health:
     database_down_since: str | None = None
     last_error: str | None = None
     last_error_on: str | None = None
+    errors: int = 0
     open_launches: int = 0
     deferred: int = 0
     applied: int = 0
     submitted: int = 0
     watched: int = 0
     watch_trouble: str = ""
+    #: What events tell where the outbox is.
+    events: str = ""
+    #: Reports of the backlog that are applied now: {"done", "total"}.
+    backlog: dict[str, int] = field(default_factory=dict)
     last_latency: float | None = None
     locks: list[dict[str, Any]] = field(default_factory=list)
+    #: What people want of it, as `agent.modes.document`.
+    wish: dict[str, Any] = field(default_factory=dict)
 
     def failed(self, title: str) -> None:
         """Note an error of ours."""
         self.last_error, self.last_error_on = title, timestamp()
+        self.errors += 1
 
     def passed(self) -> None:
         """Note a pass without a fault."""
@@ -64,7 +75,8 @@ class Health:
             )
         if self.mode != "serving":
             return self.mode
-        return (
+        asked = modes.told(self.wish)
+        return (f"{asked}; " if asked else "") + (
             f"serves {self.worker}: {self.open_launches} open launches; since its start "
             f"{self.applied} reports applied, {self.submitted} jobs submitted"
         )
@@ -100,6 +112,18 @@ def _serves_another(private: Path, pid: int) -> bool:
     # An idle agent with the same launch root must not hide the one that works.
     told = read_status(private)
     return told is not None and told.get("mode") == "serving" and told.get("pid") != pid
+
+
+def backlog(outbox: Path) -> dict[str, Any]:
+    """Return how many ``reports`` wait in the outbox, and ``oldest_seconds``, the age of the oldest or None."""
+    try:
+        entries = [path for path in outbox.iterdir() if path.suffix == ".json"]
+        states = [path.lstat() for path in entries if not path.name.startswith(".")]
+        written = [state.st_mtime for state in states if stat.S_ISREG(state.st_mode)]
+    except OSError:
+        written = []
+    oldest = max(0.0, time.time() - min(written)) if written else None
+    return {"reports": len(written), "oldest_seconds": oldest}
 
 
 def read_status(private: Path) -> dict[str, Any] | None:

@@ -48,6 +48,8 @@ class WayOut:
         # Launches at once: each one that the queue has no room for is a reservation made and taken back.
         self._burst = MOST_AT_ONCE
         self._full = False
+        #: Whether the last launch has found the queue full, and nothing else in its way.
+        self.crowded = False
 
     def capacity(self) -> int:
         """Return how many more jobs may be in the queue.
@@ -77,7 +79,7 @@ class WayOut:
             return
         outbox = prepare_root(self._config.launch.root)
         place = Placement(self._config.launch.root)
-        self._doubt = self._full = False
+        self._doubt = self._full = self.crowded = False
         n = min(n, self._burst)
         claims = self._launchpad.claim(self._worker, n, fw_ids=fw_ids, place=place, hold=True)
         try:
@@ -130,10 +132,13 @@ class WayOut:
         claims = {item.claim.launch_id: item.claim for item in staged}
         job_ids: dict[int, str] = {}
         back: list[tuple[Claim, FwagentError]] = []
+        kinds: set[type[FwagentError]] = set()
         for outcome in self._queue.submit_all(
             self._submissions(staged), self._launchpad.keep_alive
         ):
             claim = claims[outcome.launch_id]
+            if outcome.error is not None:
+                kinds.add(type(outcome.error))
             if outcome.doubtful:
                 self._doubt = True
                 result.defer(claim.launch_id, claim.fw_id, _doubt(outcome))
@@ -152,6 +157,7 @@ class WayOut:
             if len(job_ids) >= RECORD_EVERY:
                 self._record(job_ids, claims)
         self._record(job_ids, claims)
+        self.crowded = kinds == {LimitReached}
         self._not_launched(back, result)
 
     def _submissions(self, staged: list[_Staged]) -> list[Submission]:

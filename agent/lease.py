@@ -18,7 +18,8 @@ from fwcore.launchpad.records import Lease
 
 #: Seconds that a lease lasts unless it is renewed, and between two renewals.
 LEASE_SECONDS = 60.0
-RENEW_SECONDS = 15.0
+#: A renewal also brings what people ask of the agent, who wait for it.
+RENEW_SECONDS = 5.0
 
 
 class LeaseKeeper:

@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Literal
 
 from agent.localspool import LocalQueueError, Spool, ids, living, rewrite, try_lock
+from agent.umask import inherited
 from fwrunner.protocol import timestamp, write_atomic
 
 if TYPE_CHECKING:
@@ -216,6 +217,7 @@ class LocalQueue:
                 stdout=log,
                 stderr=log,
                 start_new_session=True,
+                umask=inherited(),
                 timeout=60,
                 check=False,
             ).returncode

@@ -6,7 +6,7 @@ The daemon, `fwagent sync` and `fwagent status` share it.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,13 +23,25 @@ class Notes:
 
     It is a cache: without it, or where it says nonsense, what is lost is found one interval later. The file holds
     ``absent`` and ``unwanted`` as in ``Memory``; for people ``told``: {launch_id: {"fw_id", "job_id", "reason",
-    "on"}} of losses that were only told, and ``silent``: {"since", "reason"} while the queue does not answer.
+    "on"}} of losses that were only told; ``known``: {"of": the database's identity, "jobs": {launch_id: job_id}} of
+    launches that Fireworks counted on; and ``silent``: {"since", "reason"} while the queue does not answer.
     """
 
     def __init__(self, private: Path) -> None:
         self._path = private / MEMORY_FILE
         self._document = read_notes(private)
         self.memory = _memory(self._document)
+        self._database = ""
+
+    def recall(self, database: str) -> None:
+        """Remember also which launches have been in this database (`LaunchPad.identity`), and in no other.
+
+        In another one of the same name, or in one that was made anew, their absence would mean nothing.
+        """
+        self._database = database
+        known = self._document.get("known", {})
+        if database and known.get("of") == database:
+            self.memory = replace(self.memory, known=_jobs(known.get("jobs")))
 
     def keep(self, memory: Memory, verdicts: Iterable[Verdict]) -> None:
         """Remember until the next listing; the queue has answered."""
@@ -47,6 +59,10 @@ class Notes:
                 "absent": {str(key): asdict(each) for key, each in memory.absent.items()},
                 "unwanted": {str(key): since for key, since in memory.unwanted.items()},
                 "told": told,
+                "known": {
+                    "of": self._database,
+                    "jobs": {str(key): job_id for key, job_id in memory.known.items()},
+                },
                 "silent": {},
             }
         )
@@ -77,7 +93,7 @@ def read_notes(private: Path) -> dict[str, Any]:
         return {}
     return {
         key: found[key] if isinstance(found.get(key), dict) else {}
-        for key in ("absent", "unwanted", "told", "silent")
+        for key in ("absent", "unwanted", "told", "known", "silent")
     }
 
 
@@ -94,6 +110,11 @@ def _memory(document: Mapping[str, Any]) -> Memory:
         )
     except (KeyError, TypeError, ValueError):
         return Memory()
+
+
+def _jobs(found: object) -> dict[int, str]:
+    jobs = found if isinstance(found, dict) else {}
+    return {int(key): str(job_id) for key, job_id in jobs.items() if key.isdecimal()}
 
 
 def entry_of(verdict: Verdict) -> Entry:

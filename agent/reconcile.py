@@ -67,7 +67,7 @@ class Memory:
     absent: Mapping[int, Absence] = field(default_factory=dict)
     #: Since when a job that no Firework counts on is in the queue.
     unwanted: Mapping[int, float] = field(default_factory=dict)
-    #: The job ids of launches that Fireworks counted on: a deleted launch is in no database any more.
+    #: The job ids of launches that Fireworks counted on: one that was deleted is not in the database any more.
     known: Mapping[int, str] = field(default_factory=dict)
 
 

@@ -71,6 +71,7 @@ class Reconciler:
             cancel_defused=config.queue.cancel_defused,
         )
         self._notes = Notes(config.private)
+        self._recalled = False
 
     def run(self, result: Result) -> None:
         """List the queue, and settle what is to be settled.
@@ -88,6 +89,9 @@ class Reconciler:
 
     def _settle(self, result: Result) -> None:
         self._queue.tend()
+        if not self._recalled:
+            self._notes.recall(self._launchpad.identity())
+            self._recalled = True
         view = self._look()
         memory = followed(self._notes.memory, view, self._rules)
         view = self._ask(view, memory)

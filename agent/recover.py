@@ -9,6 +9,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
+from agent.directories import follow
+from agent.filesystem import fresh_stat, refresh
 from agent.results import Result
 from agent.tails import read_tails
 from fwcore.errors import FwagentError
@@ -35,19 +37,29 @@ BATCH_BYTES = 64 * 1024 * 1024
 #: Told of a run that is retired although its job has said nothing.
 SUPERSEDED = "its Firework was rerun or cancelled meanwhile: its offline run is retired"
 
-_LOOKED_AT = (OFFLINE_JSON, PING_JSON, ACTION_JSON)
+#: Of so many quick looks at a launch directory one looks for all files.
+THOROUGH = 8
+#: Launches by which a run may be opened after a later one: ids are drawn first.
+OPENED_LATE = 1000
+#: Seconds that clocks of login nodes may be apart for a registration to be seen before all are listed again.
+REGISTERED_LATE = 300.0
+
+_CHANGING = (OFFLINE_JSON, PING_JSON)
+_LOOKED_AT = (*_CHANGING, ACTION_JSON)
 
 T = TypeVar("T")
 #: Inode, bytes, time of the last change in ns.
 Seen = tuple[int, int, int]
 Signature = tuple[Seen | None, ...]
+#: A signature in two numbers, of what changes while a job runs and of its final report: there may be 100,000.
+Print = tuple[int, int]
 
 
 @dataclass
 class Memory:
     """What was seen of launch directories, so that unchanged ones are not read again. Only a cache."""
 
-    signatures: dict[int, Signature] = field(default_factory=dict)
+    signatures: dict[int, Print] = field(default_factory=dict)
     #: Rescued reports that are not for us: as they were when they were offered.
     foreign: dict[Path, Seen | None] = field(default_factory=dict)
 
@@ -82,17 +94,33 @@ class WayBack:
     """Reads reports and brings them into the database, in batches of bounded size."""
 
     def __init__(
-        self, launchpad: LaunchPad, outbox: Path, max_size: int, rescued: Path | None = None
+        self,
+        launchpad: LaunchPad,
+        outbox: Path,
+        max_size: int,
+        rescued: Path | None = None,
+        *,
+        remote: bool = False,
     ) -> None:
         self._launchpad = launchpad
         self._outbox = outbox
         self._max_size = max_size
         self._rescued = rescued
+        # Whether other hosts write there, so that listings and stats may be old.
+        self._remote = remote
         self.memory = Memory()
+        #: The launches of the last `recover` whose directories had changed, or could not be read.
+        self.news: set[int] = set()
+        #: Those of them whose directory is gone.
+        self.missing: set[int] = set()
+        #: Called with how many entries of the outbox are done, and how many there were; after each batch.
+        self.progress: Callable[[int, int], None] = lambda _done, _total: None
+        self._turns = 0
+        # The latest launch that was seen in a list of places.
+        self._newest = 0
+        self._listed_on = launchpad.now()
         # Launches with an open run that had ended in the database when the places were listed.
         self._ended: set[int] = set()
-        #: {launch_id: seconds from its final report's writing to its being in the database}, of the last pass.
-        self.latencies: dict[int, float] = {}
 
     def places(
         self, worker: str | None, fw_ids: Iterable[int] | None = None, registered_for: str = ""
@@ -102,7 +130,9 @@ class WayBack:
         These are the open offline runs, whoever staged them, and the registered directories. ``worker``
         None means every worker; ``fw_ids`` restricts to the launches of these Fireworks.
         """
+        self._listed_on = self._launchpad.now()
         launches = self._launchpad.open_launches(worker)
+        self._newest = max((launch.launch_id for launch in launches), default=0)
         places = {launch.launch_id: launch.launch_dir for launch in launches}
         self._ended = {launch.launch_id for launch in launches if launch.state in FINAL}
         if worker is not None:
@@ -113,6 +143,15 @@ class WayBack:
             return places
         wanted = self._launchpad.launch_ids_of(fw_ids)
         return {launch_id: place for launch_id, place in places.items() if launch_id in wanted}
+
+    def new_places(self, worker: str) -> dict[int, str]:
+        """Return the `places` that may have been added since they were last listed as a whole."""
+        launches = self._launchpad.open_launches(worker, after=self._newest - OPENED_LATE)
+        self._newest = max([self._newest, *(launch.launch_id for launch in launches)])
+        places = {launch.launch_id: launch.launch_dir for launch in launches}
+        since = (self._launchpad.now() - self._listed_on).total_seconds() + REGISTERED_LATE
+        places.update(self._launchpad.registered(worker, within=since))
+        return places
 
     def told_of(self) -> dict[int, list[str]]:
         """Return {launch_id: file names} of the reports that wait in the outbox or in the rescue place."""
@@ -125,18 +164,43 @@ class WayBack:
             found.setdefault(_launch_id(path), []).append(path.name)
         return found
 
-    def recover(self, places: Mapping[int, str], result: Result, *, outbox: bool = True) -> None:
-        """Apply everything that the outbox, these launch directories and their rescued reports tell."""
-        self.latencies = {}
+    def recover(
+        self,
+        places: Mapping[int, str],
+        result: Result,
+        *,
+        outbox: bool = True,
+        quick: Collection[int] = (),
+    ) -> None:
+        """Apply everything that the outbox, these launch directories and their rescued reports tell.
+
+        For the launches in ``quick`` two stats do, mostly: the final report is looked for only if another file has
+        changed, for it comes with the other, and every few times all the same.
+        """
+        self.news = set()
+        self.missing = set()
+        self._turns += 1
         if outbox:
-            for entries in _batches(_entries(self._outbox), _size):
+            if self._remote:
+                refresh(self._outbox)
+            waiting = _oldest_first(_entries(self._outbox))
+            done = 0
+            for entries in _batches(waiting, _size):
                 self._apply_entries(entries, places, result)
+                done += len(entries)
+                self.progress(done, len(waiting))
         settled = self._apply_rescued(places, result)
         settled |= {row["launch_id"] for row in result.applied if row["state"] != "RUNNING"}
         # The directory of what the outbox has ended, or of a rescued report, may be gone for good.
         left = {key: place for key, place in places.items() if key not in settled}
-        for looks in _batches(self._changed(left), lambda look: look.size):
+        for looks in _batches(self._changed(left, quick), lambda look: look.size):
             self._apply_places(looks, result)
+
+    def follow(self, places: Mapping[int, str], root: Path) -> dict[int, str]:
+        """Look below the launch root for directories that the last `recover` has missed; return where they are."""
+        if not self.missing:
+            return {}
+        return follow(self._launchpad, root, places, self._max_size)
 
     def close(self, places: Mapping[int, str], result: Result) -> None:
         """Close the offline runs of these launches that no report can end any more.
@@ -247,20 +311,30 @@ class WayBack:
         with suppress(FileNotFoundError):
             path.replace(aside / path.name)
 
-    def _changed(self, places: Mapping[int, str]) -> Iterator[Look]:
+    def _changed(self, places: Mapping[int, str], quick: Collection[int]) -> Iterator[Look]:
         for launch_id, place in places.items():
-            seen = signature(place)
-            if self.memory.signatures.get(launch_id) != seen:
-                yield Look(launch_id, place, seen)
+            known = self.memory.signatures.get(launch_id)
+            if known and launch_id in quick and (launch_id + self._turns) % THOROUGH:
+                seen = signature(place, _CHANGING, fresh=self._remote)
+                if hash(seen) == known[0]:
+                    continue
+            whole = signature(place, fresh=self._remote)
+            if known != _print(whole):
+                self.news.add(launch_id)
+                yield Look(launch_id, place, whole)
 
     def _apply_places(self, looks: list[Look], result: Result) -> None:
         found = []
-        seen: dict[int, Signature] = {}
+        seen: dict[int, Print] = {}
         for launch_id, place, signature in looks:
             report = read_report(place, self._max_size)
             if isinstance(report, NotYet):
                 if report.reason != STAGED:
-                    result.defer(launch_id, None, f"{place}: {report.reason}")
+                    gone = (
+                        "" if os.path.lexists(place) else "; the directory is gone, moved or purged"
+                    )
+                    result.defer(launch_id, None, f"{place}: {report.reason}{gone}")
+                    self.missing |= {launch_id} if gone else set()
                     continue
             elif report.launch_id != launch_id:
                 result.defer(launch_id, None, f"{place} holds launch {report.launch_id} now")
@@ -268,7 +342,7 @@ class WayBack:
             else:
                 name = ACTION_JSON if report.final and report.fw_id else OFFLINE_JSON
                 found.append(Found(report, _modified(f"{place}/{name}")))
-            seen[launch_id] = signature
+            seen[launch_id] = _print(signature)
         applied = self._apply(found, {look.launch_id: look.place for look in looks}, result)
         # Only now: had the database not answered, all of them would have to be read again.
         for outcome in applied.deferred:
@@ -293,7 +367,7 @@ class WayBack:
         now = self._launchpad.now().timestamp()
         ended = {outcome.launch_id for outcome in applied.applied if outcome.state != "RUNNING"}
         self._launchpad.forget_registered(ended)
-        self.latencies |= {
+        result.latencies |= {
             item.report.launch_id: now - item.written
             for item in found
             if item.report.final and item.report.launch_id in ended and item.written
@@ -309,6 +383,13 @@ def _entries(directory: Path) -> list[Path]:
     return [path for path in entries if path.suffix == ".json" and path.name[0] != "."]
 
 
+def _oldest_first(entries: list[Path]) -> list[Path]:
+    """Return entries in the order in which they were written; those of a backlog release what waits longest first."""
+    if len(entries) <= BATCH:
+        return entries
+    return sorted(entries, key=_modified)
+
+
 def _launch_id(entry: Path) -> int:
     number = entry.name.partition(".")[0]
     return int(number) if number.isdecimal() else -1
@@ -319,15 +400,22 @@ def _same_place(one: str, other: str) -> bool:
     return Path(one).parts[-2:] == Path(other).parts[-2:]
 
 
-def signature(place: str) -> Signature:
-    """Return what changes whenever the files of a launch directory do that tell of it."""
+def signature(place: str, names: Iterable[str] = _LOOKED_AT, *, fresh: bool = False) -> Signature:
+    """Return what changes whenever the files of a launch directory do that tell of it.
+
+    ``fresh``: as the file server has them now, for what an attribute cache may hide.
+    """
     # Texts, no Paths: of a quiet run this is all that is done, and those would cost more than the stats.
-    return tuple(_stat(f"{place}/{name}") for name in _LOOKED_AT)
+    return tuple(_stat(f"{place}/{name}", fresh=fresh) for name in names)
 
 
-def _stat(path: Path | str) -> Seen | None:
+def _print(whole: Signature) -> Print:
+    return hash(whole[:2]), hash(whole[2])
+
+
+def _stat(path: Path | str, *, fresh: bool = False) -> Seen | None:
     try:
-        status = os.stat(path, follow_symlinks=False)  # noqa: PTH116
+        status = fresh_stat(str(path)) if fresh else os.stat(path, follow_symlinks=False)  # noqa: PTH116
     except OSError:
         return None
     return status.st_ino, status.st_size, status.st_mtime_ns

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -25,7 +25,8 @@ class Result:
     ``applied``: + ``fw_id``, ``state``. ``deferred``, ``ignored``: + ``reason``. ``claimed``: +
     ``launch_dir``. ``submitted``: + ``job_id``. ``lost``: + ``fw_id``, ``job_id``, ``state`` (what the Firework is
     now; null if its loss is only told) and ``reason``. ``adopted``, ``cancelled``: + ``fw_id``, ``job_id``,
-    ``reason``.
+    ``reason``. ``latencies`` are not printed: {launch_id: seconds from the writing of a final report to its being in
+    the database}.
     """
 
     applied: list[Entry] = field(default_factory=list)
@@ -37,6 +38,7 @@ class Result:
     adopted: list[Entry] = field(default_factory=list)
     cancelled: list[Entry] = field(default_factory=list)
     released: list[int] = field(default_factory=list)
+    latencies: dict[int, float] = field(default_factory=dict)
 
     def take(self, applied: Applied) -> None:
         """Add what became of reports."""
@@ -86,18 +88,27 @@ class Deferrals:
     def __init__(self) -> None:
         self._reasons: dict[tuple[str, int], str] = {}
         self._told: dict[tuple[str, int], str] = {}
+        self._launches: dict[tuple[str, int], int | None] = {}
 
-    def take(self, result: Result, *, whole: bool) -> list[Entry]:
+    def take(
+        self, result: Result, *, whole: bool, looked: Collection[int] | None = None
+    ) -> list[Entry]:
         """Take over what a pass deferred; return what has lasted since an earlier one and is not told yet.
 
-        ``whole`` means that the pass has looked at everything, so that what it did not defer is settled.
+        ``whole`` means that the pass has looked at everything, or at these launches and at all that is no launch, so
+        that what it did not defer is settled.
         A file caught half-written is whole at the next look, and no news.
         """
         now = {_key(entry): entry for entry in result.deferred}
         settled = {key for entry in (*result.applied, *result.ignored) for key in _keys(entry)}
         before = self._reasons
-        kept = {} if whole else {k: v for k, v in before.items() if k not in settled}
+        again = {
+            key for key, launch_id in self._launches.items() if _again(launch_id, whole, looked)
+        }
+        kept = {k: v for k, v in before.items() if k not in settled and k not in again}
+        launches = {**self._launches, **{key: entry["launch_id"] for key, entry in now.items()}}
         self._reasons = {**kept, **{key: entry["reason"] for key, entry in now.items()}}
+        self._launches = {key: launches[key] for key in self._reasons}
         self._told = {k: v for k, v in self._told.items() if self._reasons.get(k) == v}
         news = {
             key: entry
@@ -109,6 +120,13 @@ class Deferrals:
 
     def __len__(self) -> int:
         return len(self._reasons)
+
+
+def _again(launch_id: int | None, whole: bool, looked: Collection[int] | None) -> bool:
+    """Tell whether a pass would have deferred again what waits."""
+    if looked is None or launch_id is None:
+        return whole
+    return launch_id in looked
 
 
 def _key(entry: Entry) -> tuple[str, int]:

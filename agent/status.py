@@ -4,18 +4,16 @@ from __future__ import annotations
 
 import os
 import socket
-import stat
-import time
 from typing import Any
 
-from agent import running
+from agent import modes, running
 from agent.config import Config
-from agent.health import read_status
+from agent.health import backlog, read_status
 from agent.lease import is_gone
 from agent.locks import seen
 from agent.notes import read_notes
 from fwcore.errors import DatabaseRefused, DatabaseUnreachable
-from fwcore.launchpad.records import Refusal
+from fwcore.launchpad.records import Refusal, Wish
 from fwcore.states import RANKS
 
 #: Seconds that `status` waits for the database.
@@ -31,11 +29,14 @@ _REFUSED = 5
 def collect(config: Config) -> dict[str, Any]:
     """Return the status document; never raises for a database that is down.
 
-    Keys: ``worker``; ``agent`` {``state``, ``host``, ``pid``, ``since``, ``last_pass``, ``mode``};
+    Keys: ``worker``; ``agent`` {``state``, ``host``, ``pid``, ``since``, ``last_pass``, ``mode``, ``wish``:
+    {``mode``: `run`, `drain` or `pause`, ``by``, ``on``, ``followed``: null while no agent is there to answer}};
     ``database`` {``where``, ``reachable``, ``error``, ``down_since``}; ``fireworks`` {state: count} and
     ``launches`` {``open``, ``RESERVED``, ``RUNNING``}, null when the database is down; ``running``, the newest
     of these as in ``agent.running.pings``, likewise; ``backlog``
-    {``reports``, ``oldest_seconds``}; ``queue`` {``silent_since``, ``reason``}, nulls while it answers; ``lost``, a
+    {``reports``, ``oldest_seconds``, ``applying``: {``done``, ``total``} of what a pass is applying now, or null};
+    ``events`` {``kind``, ``watched``, ``trouble``}: what file events tell there, how many launch directories are
+    watched, why there are not more; ``queue`` {``silent_since``, ``reason``}, nulls while it answers; ``lost``, a
     list of {``launch_id``, ``fw_id``, ``job_id``, ``reason``, ``on``}: jobs that are lost and whose launches were left
     as they are; ``locks``, those that nobody is known to hold, as in ``agent.locks.seen``, null
     when the database is down; ``refused`` {``count``, ``newest``: at most 5 of {``collection``, ``id``,
@@ -57,7 +58,12 @@ def collect(config: Config) -> dict[str, Any]:
         "fireworks": None,
         "launches": None,
         "running": None,
-        "backlog": _backlog(config),
+        "backlog": {**backlog(config.private / "outbox"), "applying": told.get("backlog") or None},
+        "events": {
+            "kind": told.get("events") or None,
+            "watched": told.get("watched", 0),
+            "trouble": told.get("watch_trouble") or None,
+        },
         **_queue(config),
         "locks": None,
         "refused": None,
@@ -66,6 +72,10 @@ def collect(config: Config) -> dict[str, Any]:
     }
     try:
         lease = launchpad.lease(worker)
+        wish = lease[0].wish if lease else launchpad.wish(worker)
+        live = lease is not None and lease[1]
+        followed = lease[0].followed >= wish.number if lease and live else None
+        document["agent"]["wish"] = modes.document(wish, followed=followed)
         document["fireworks"] = launchpad.counts()
         launches = launchpad.open_launches(worker)
         document["launches"] = {"open": len(launches), **launchpad.active_count(worker)}
@@ -120,6 +130,7 @@ def _agent(told: dict[str, Any]) -> dict[str, Any]:
         "since": told.get("started_on"),
         "last_pass": told.get("last_pass"),
         "mode": told.get("mode"),
+        "wish": told.get("wish") or modes.document(Wish(), followed=None),
     }
     if agent["pid"] and agent["mode"] != "stopped":
         agent["state"] = _seen_from_here(agent["host"], agent["pid"])
@@ -139,22 +150,13 @@ def _seen_from_here(host: object, pid: object) -> str:
     return "running"
 
 
-def _backlog(config: Config) -> dict[str, Any]:
-    """Return how many reports wait in the outbox and the age of the oldest, in seconds."""
-    try:
-        entries = [path for path in (config.private / "outbox").iterdir() if path.suffix == ".json"]
-        states = [path.lstat() for path in entries if not path.name.startswith(".")]
-        written = [state.st_mtime for state in states if stat.S_ISREG(state.st_mode)]
-    except OSError:
-        written = []
-    oldest = max(0.0, time.time() - min(written)) if written else None
-    return {"reports": len(written), "oldest_seconds": oldest}
-
-
 def lines(document: dict[str, Any]) -> list[str]:
     """Return the status for people, at most 100 columns wide."""
     agent, database, backlog = document["agent"], document["database"], document["backlog"]
     found = [f"worker     {document['worker']}", f"agent      {_agent_line(agent)}"]
+    if asked := modes.told(agent["wish"]):
+        found.append(f"mode       {asked}")
+        found.append(f"           {modes.WORDS[agent['wish']['mode']][1]}; end it: fwagent resume")
     if database["reachable"]:
         found.append(f"database   {database['where']}: answers")
     else:
@@ -178,7 +180,10 @@ def lines(document: dict[str, Any]) -> list[str]:
     waiting = (
         f"{backlog['reports']} reports, the oldest {age:.0f} s old" if age is not None else "none"
     )
+    if applying := backlog["applying"]:
+        waiting += f"; {applying['done']} of {applying['total']} are applied"
     found.append(f"backlog    {waiting}")
+    found += _events_lines(document["events"])
     found += _queue_lines(document["queue"], document["lost"])
     found += _lock_lines(document["locks"] or [])
     found += _refused_lines(document["refused"] or {"count": 0, "newest": []})
@@ -189,6 +194,13 @@ def lines(document: dict[str, Any]) -> list[str]:
             f"last error {document['last_error']['title']} ({document['last_error']['on']})"
         )
     return [line if len(line) <= 100 else line[:97] + "..." for line in found]
+
+
+def _events_lines(events: dict[str, Any]) -> list[str]:
+    if not events["kind"]:
+        return []
+    found = [f"events     {events['kind']}; {events['watched']} launch directories are watched"]
+    return [*found, f"           {events['trouble']}"] if events["trouble"] else found
 
 
 def _queue_lines(queue: dict[str, Any], lost: list[dict[str, Any]]) -> list[str]:

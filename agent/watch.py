@@ -7,29 +7,33 @@ queue loses some: the sweep and the listing of the outbox find everything withou
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 from queue import Empty, SimpleQueue
+from secrets import token_hex
 
-from watchdog.events import (
-    FileClosedEvent,
-    FileCreatedEvent,
-    FileMovedEvent,
-    FileSystemEvent,
-    FileSystemEventHandler,
-)
-from watchdog.observers import Observer
-from watchdog.observers.api import BaseObserver, ObservedWatch
+from agent.filesystem import mount_of
+from agent.inotify import Inotify
+from fwrunner.protocol import ACTION_JSON, OFFLINE_JSON, PING_JSON, timestamp
 
-from fwrunner.protocol import ACTION_JSON, OFFLINE_JSON, PING_JSON
-
-#: Launch directories watched at once, the newest first: each costs watchdog a thread.
-MAX_WATCHED = 100
+#: How many watches a user may have, in all programs together.
+LIMIT = Path("/proc/sys/fs/inotify/max_user_watches")
+#: Our share of them, and what we take at most: each costs the kernel about 1 KB.
+SHARE, MOST = 4, 8192
+#: Seconds in which the event of a file that we have written ourselves must have come.
+PROBE_SECONDS = 2.0
 
 _TELLING = frozenset({OFFLINE_JSON, PING_JSON, ACTION_JSON})
-# Opening and closing for reading raise events too: ours would wake us for ever.
-_EVENTS: list[type[FileSystemEvent]] = [FileClosedEvent, FileCreatedEvent, FileMovedEvent]
+
+
+def budget(limit: Path = LIMIT) -> int:
+    """Return how many launch directories may be watched; 0 where the kernel names no limit."""
+    try:
+        return min(MOST, int(limit.read_text(encoding="ascii")) // SHARE)
+    except (OSError, ValueError):
+        return 0
 
 
 class Wake:
@@ -55,76 +59,125 @@ class Wake:
         return {reason for reason, _ in calls}, {place for _, place in calls if place is not None}
 
 
-class _Handler(FileSystemEventHandler):
-    """Runs on watchdog's thread, so it does nothing but wake the loop."""
-
-    def __init__(self, wake: Wake, names: frozenset[str] | None) -> None:
-        self._wake = wake
-        self._names = names
-
-    def on_any_event(self, event: FileSystemEvent) -> None:
-        # An atomic replacement is a move whose destination is the file.
-        path = os.fsdecode(event.dest_path or event.src_path)
-        directory, name = os.path.split(path)
-        if self._names is None:
-            if not name.startswith("."):
-                self._wake.call("outbox")
-        elif name in self._names:
-            self._wake.call("event", directory)
-
-
 class Watch:
-    """inotify watches on the outbox and on the newest launch directories."""
+    """inotify watches on the outbox and on the newest launch directories.
 
-    def __init__(self, wake: Wake) -> None:
+    On a file system that other hosts write to, the outbox alone is watched, for the jobs of this host: events would
+    tell little, and cost the watches of other programs.
+    """
+
+    def __init__(self, wake: Wake, most: int | None = None) -> None:
         self._wake = wake
-        self._observer: BaseObserver = Observer()
-        self._watched: dict[str, ObservedWatch] = {}
-        self._outbox: ObservedWatch | None = None
+        self._most = budget() if most is None else most
+        self._inotify: Inotify | None = None
+        self._outbox: str | None = None
+        self._probe = ""
+        self._answered = threading.Event()
+        self._remote = False
+        #: What is known of events where the outbox is, for `status`.
+        self.kind = "not used"
         #: Why there are fewer watches than wanted, if so.
         self.trouble = ""
 
     def start(self) -> None:
         """Begin to deliver events."""
-        self._observer.start()
+        try:
+            self._inotify = Inotify(self._tell)
+        except OSError as error:
+            self.trouble = f"no file events ({error.strerror}): sweeps find what they miss"
+            return
+        self._inotify.start()
 
     def stop(self) -> None:
-        """Stop, and wait for watchdog's threads."""
-        self._observer.stop()
-        self._observer.join(timeout=5)
+        """Stop, and wait for the thread."""
+        if self._inotify is not None:
+            self._inotify.close()
+            self._inotify = None
 
     def watch_outbox(self, outbox: Path) -> None:
-        """Wake the loop for whatever appears in the outbox."""
-        if self._outbox is not None and self._outbox.path == str(outbox):
+        """Wake the loop for whatever appears in the outbox, and find out whether events come at all."""
+        place = str(outbox)
+        if self._inotify is None or place in self._inotify.directories:
             return
         if self._outbox is not None:
-            self._observer.unschedule(self._outbox)
-        self._outbox = self._schedule(str(outbox), _Handler(self._wake, None))
+            self._inotify.remove(self._outbox)
+        self._outbox = place
+        mount = mount_of(outbox)
+        self._remote = mount.remote
+        if not self._add(place):
+            self.kind = f"none on {mount.kind}"
+        elif mount.remote:
+            self.kind = f"{mount.kind} tells nothing of other hosts"
+        elif self._comes(outbox):
+            self.kind = f"{mount.kind} tells of changes at once"
+        else:
+            # Some sandboxes have inotify, and never an event.
+            self._remote = True
+            self.kind = f"{mount.kind} tells nothing, although it should"
 
     def watch_launches(self, places: Mapping[int, str]) -> None:
-        """Watch the directories of the newest launches, and of no others."""
-        newest = sorted(places.items(), reverse=True)[:MAX_WATCHED]
+        """Watch the directories of the newest launches, as many as the budget has, and no others."""
+        if self._inotify is None:
+            return
+        newest = [] if self._remote else sorted(places.items(), reverse=True)[: self._most]
         wanted = {place for _launch_id, place in newest}
-        for place in set(self._watched) - wanted:
-            self._observer.unschedule(self._watched.pop(place))
-        for place in wanted - set(self._watched):
-            if not Path(place).is_dir():
-                continue
-            watch = self._schedule(place, _Handler(self._wake, _TELLING))
-            if watch is None:
+        watched = self._inotify.directories - {self._outbox}
+        for place in watched - wanted:
+            self._inotify.remove(place)
+        # Those that were there: the newest first, should the kernel have no more.
+        for _launch_id, place in newest:
+            if place not in watched and not self._add(place):
                 return
-            self._watched[place] = watch
 
     @property
     def count(self) -> int:
         """How many launch directories are watched."""
-        return len(self._watched)
+        return len(self._inotify.directories - {self._outbox}) if self._inotify else 0
 
-    def _schedule(self, place: str, handler: _Handler) -> ObservedWatch | None:
+    @property
+    def remote(self) -> bool:
+        """Whether events tell nothing of what jobs write."""
+        return self._remote
+
+    def _add(self, place: str) -> bool:
+        """Watch a directory; false if no other could be watched either."""
+        assert self._inotify is not None
         try:
-            watch = self._observer.schedule(handler, place, event_filter=_EVENTS)
+            self._inotify.add(place)
+        except (FileNotFoundError, NotADirectoryError, PermissionError):
+            return place != self._outbox
         except OSError as error:
             self.trouble = f"no more file events ({error.strerror}): sweeps find what they miss"
-            return None
-        self.trouble = ""
-        return watch
+            return False
+        if not self.trouble.startswith("events were lost"):
+            self.trouble = ""
+        return True
+
+    def _comes(self, outbox: Path) -> bool:
+        """Tell whether writing a file raises an event; nothing is left of it."""
+        self._answered.clear()
+        self._probe = f".probe.{os.getpid()}.{token_hex(4)}"
+        path = outbox / self._probe
+        try:
+            path.touch()
+            return self._answered.wait(PROBE_SECONDS)
+        except OSError:
+            return False
+        finally:
+            with suppress(OSError):
+                path.unlink()
+
+    def _tell(self, directory: str | None, name: str) -> None:
+        # Runs on the thread of inotify, so it does nothing but wake the loop.
+        if directory is None:
+            self.trouble = (
+                f"events were lost at {timestamp()[:19]}, too many at once; all was looked at"
+            )
+            self._wake.call("overflow")
+        elif directory != self._outbox:
+            if name in _TELLING:
+                self._wake.call("event", directory)
+        elif not name.startswith("."):
+            self._wake.call("outbox")
+        elif name == self._probe:
+            self._answered.set()

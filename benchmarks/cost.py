@@ -1,11 +1,14 @@
 """What a change of the LaunchPad costs: FireWorks and fwagent side by side on one mongod, in one run.
 
-    .venv/bin/python benchmarks/cost.py [--quick]
+    .venv/bin/python benchmarks/cost.py [--quick] [--full]
 
 Both do the same work on databases that were filled alike: FireWorks by the methods behind `lpad
 recover_offline` and `qlaunch -r`, in a process of its own, fwagent by what its daemon calls, reading the
 launch directories included. Times are the medians of the repetitions, without start-up; database commands are
-counted by the driver's own listener, so they are exact. Needs what `make test` installs.
+counted by the driver's own listener, so they are exact. "Its plan alone" is the pure part, on documents that have
+been read: it grows with what a report concerns, and by one look at each state of the workflow. FireWorks is left
+out at 10,000 Fireworks a workflow but for `--full`: it takes minutes there, for one report. Needs what `make test`
+installs.
 """
 
 from __future__ import annotations
@@ -41,12 +44,19 @@ from benchmarks.staging import (
 )
 from fwcore.launchpad import LaunchPad
 from fwcore.launchpad.records import Claim
+from fwcore.plan import Plan, plan_reports
+from fwcore.world import Missing, World
 from fwrunner.protocol import Report, read_report, timestamp
 from tests.support.batches import Count
 from tests.support.fireworks import FireWorks
 from tests.support.mongod import Client
 
 Document = dict[str, Any]
+
+#: Seconds that FireWorks may take for what is measured once.
+PATIENCE = 1800.0
+#: Fireworks a workflow up to which FireWorks takes seconds and not minutes.
+BEARABLE = 1000
 
 #: Seconds each way to a database that is not on this campus.
 AWAY = 0.025
@@ -138,7 +148,8 @@ class Bench:
                 text.replace(str(self.server.port), str(self.distance.port))
             )
         named = {"file": str(fireworks.launchpad_file), "call": call, "arguments": list(arguments)}
-        return [Cost(ms, commands) for ms, commands in fireworks.python(CALLS, **named)]
+        told = fireworks.python(CALLS, seconds=PATIENCE, **named)
+        return [Cost(ms, commands) for ms, commands in told]
 
     @contextmanager
     def ours(
@@ -208,20 +219,59 @@ def unchanged_runs(bench: Bench, runs: int, few: int) -> tuple[Cost, Cost]:
     return theirs, ours
 
 
-def one_of(bench: Bench, shape: Document, times: int) -> tuple[Cost, Cost]:
+def one_of(bench: Bench, shape: Document, times: int) -> Cost:
     """The first Firework of one workflow completes; a report of its own, after another one as a warm-up."""
-    found: list[list[Cost]] = [[], []]
+    found = []
     for _ in range(times):
-        with bench.filled([pair(), shape], 2) as (name, claims):
-            run(claims)
-            ids = [claim.launch_id for claim in claims]
-            found[0].append(bench.theirs(name, "recover", ids)[1])
         with bench.filled([pair(), shape], 2) as (name, claims):
             run(claims)
             with bench.ours(name) as (launchpad, cost):
                 back = bench.way_back(launchpad)
-                found[1].append([cost(partial(back, [claim])) for claim in claims][1])
-    return median(found[0]), median(found[1])
+                found.append([cost(partial(back, [claim])) for claim in claims][1])
+    return median(found)
+
+
+def one_of_theirs(bench: Bench, shape: Document, times: int) -> Cost:
+    """Return what the same costs FireWorks."""
+    found = []
+    for _ in range(times):
+        with bench.filled([pair(), shape], 2) as (name, claims):
+            run(claims)
+            ids = [claim.launch_id for claim in claims]
+            found.append(bench.theirs(name, "recover", ids)[1])
+    return median(found)
+
+
+def plan_of_one(bench: Bench, shape: Document, times: int) -> Cost:
+    """The plan of the same alone, on the documents that it asks for."""
+    with bench.filled([shape], 1) as (name, claims), bench.ours(name) as (launchpad, cost):
+        run(claims)
+        reports = [read_report(claim.launch_dir) for claim in claims]
+        now = launchpad.now()
+        fireworks = {each["fw_id"]: each for each in launchpad.documents("fireworks")}
+        world = World(
+            workflows=launchpad.documents("workflows"),
+            fireworks={claim.fw_id: fireworks[claim.fw_id] for claim in claims},
+            launches={each["launch_id"]: each for each in launchpad.documents("launches")},
+        )
+        for each in launchpad.documents("offline_runs"):
+            world.runs.setdefault(each["launch_id"], []).append(each)
+
+        def plan() -> Plan:
+            return plan_reports(world, [each for each in reports if isinstance(each, Report)], now)
+
+        while missing := _asked(plan):
+            world.fireworks.update((fw_id, fireworks[fw_id]) for fw_id in missing.fireworks)
+        return median([cost(plan) for _ in range(times)])
+
+
+def _asked(plan: Callable[[], Plan]) -> Missing | None:
+    """Return what a plan lacks, None if nothing."""
+    try:
+        assert plan().applied
+    except Missing as missing:
+        return missing
+    return None
 
 
 def claims_of(bench: Bench, many: int, few: int) -> tuple[Cost, Cost]:
@@ -280,11 +330,29 @@ def line(what: str, theirs: Cost | None, ours: Cost) -> None:
     print(f"{what:46} {before} {ours.ms:9.3f} {ours.commands:9.3f} {ratio}", flush=True)
 
 
+#: One Firework completes in a workflow of a shape that so many others make.
+SHAPES: dict[str, Callable[[int], Document]] = {
+    "one completes that has {:,} children": fan_out,
+    "one of {:,} parents completes": fan_in,
+    "one of {:,} siblings completes": siblings,
+}
+
+
+def lines_of_one(bench: Bench, what: str, shape: Document, times: int, *, full: bool) -> None:
+    bearable = len(shape["fws"]) <= BEARABLE + 1
+    theirs = None
+    if bearable or full:
+        theirs = one_of_theirs(bench, shape, times if bearable else 1)
+    line(what, theirs, one_of(bench, shape, times if bearable else min(times, 3)))
+    line("  its plan alone", None, plan_of_one(bench, shape, times))
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="a tenth of the work")
-    quick = parser.parse_args().quick
-    runs, few, times = (500, 20, 1) if quick else (2000, 100, 5)
+    parser.add_argument("--full", action="store_true", help="FireWorks at 10,000 Fireworks, too")
+    options = parser.parse_args()
+    runs, few, times = (500, 20, 1) if options.quick else (2000, 100, 5)
     with tempfile.TemporaryDirectory() as scratch, Mongod(Path(scratch) / "mongod") as server:
         bench = Bench(Path(scratch), server)
         print(f"{'':46} {'FireWorks':>20} {'fwagent':>19}")
@@ -298,13 +366,10 @@ def main() -> None:
         )
         line("a run goes on and tells nothing new", *unchanged_runs(bench, 500, few))
         line("a Firework is reserved (1,000 at once)", *claims_of(bench, 1000, few))
-        sizes = (10, 100, 1000) if quick else (10, 100, 1000, 10_000)
-        for size in sizes:
-            line(f"one completes that has {size:,} children", *one_of(bench, fan_out(size), times))
-        for size in sizes:
-            line(f"one of {size:,} parents completes", *one_of(bench, fan_in(size), times))
-        for size in sizes:
-            line(f"one of {size:,} siblings completes", *one_of(bench, siblings(size), times))
+        sizes = (10, 100, 1000) if options.quick else (10, 100, 1000, 10_000)
+        for what, shape in SHAPES.items():
+            for size in sizes:
+                lines_of_one(bench, what.format(size), shape(size), times, full=options.full)
 
 
 if __name__ == "__main__":

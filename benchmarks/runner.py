@@ -30,13 +30,19 @@ from agent.export import export
 REPOSITORY = Path(__file__).resolve().parents[1]
 FIREWORKS = Path(os.environ.get("FWAGENT_FIREWORKS_VENV", REPOSITORY / ".venv-fireworks"))
 
-#: What the processes above a command hold, up to the benchmark: all of them belong to the job.
+#: What the processes above a command hold, up to the benchmark, with the other children of the first of them.
 _MEMORY = """
-total=0; peak=0; pid=$PPID
+total=0; peak=0; pids=; pid=$PPID
 while [ "$pid" != "$BENCHMARK" ]; do
+  pids="$pids $pid"; first=$pid
+  pid=$(sed 's/.*) . \\([0-9]*\\) .*/\\1/' /proc/$pid/stat)
+done
+for pid in $(cat /proc/$first/task/$first/children); do
+  case " $$ $pids " in *" $pid "*) ;; *) [ -e /proc/$pid/smaps_rollup ] && pids="$pids $pid" ;; esac
+done
+for pid in $pids; do
   total=$((total + $(sed -n 's/^Pss: *\\([0-9]*\\).*/\\1/p' /proc/$pid/smaps_rollup)))
   peak=$((peak + $(sed -n 's/^VmHWM:[^0-9]*\\([0-9]*\\).*/\\1/p' /proc/$pid/status)))
-  pid=$(sed 's/.*) . \\([0-9]*\\) .*/\\1/' /proc/$pid/stat)
 done
 echo $total $peak > memory
 """
@@ -65,6 +71,10 @@ def jobs(scratch: Path) -> Iterator[Job]:
     yield Job("python3 -m fwrunner", [python, "-m", "fwrunner"])
     yield Job("python3 fwrunner.pyz", [python, str(archive)])
     yield Job("python3 -I -S fwrunner.pyz", [python, "-I", "-S", str(archive)])
+    unpacked = scratch / "fwrunner"
+    shutil.unpack_archive(archive, unpacked, "zip")
+    yield Job("python3 unpacked/", [python, str(unpacked)])
+    yield Job("python3 -I -S unpacked/", [python, "-I", "-S", str(unpacked)])
     rlaunch = str(FIREWORKS / "bin" / "rlaunch")
     yield Job("rlaunch", [python, rlaunch, "-s", "singleshot", "--offline"])
 

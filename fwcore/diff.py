@@ -5,7 +5,7 @@ A write names the fields that changed and no others, so that what somebody else 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from functools import lru_cache
 from math import isnan
 from typing import Any
@@ -21,7 +21,7 @@ def update_between(old: Mapping[str, Any], new: Mapping[str, Any]) -> Document:
     """
     changes: Document = {}
     removals: Document = {}
-    _compare_members("", old, new, changes, removals)
+    _compare_members("", old, new, _differing(old, new), changes, removals)
     update = {}
     if changes:
         update["$set"] = changes
@@ -63,23 +63,32 @@ def _compare_members(
     prefix: str,
     old: Mapping[str, Any],
     new: Mapping[str, Any],
+    differing: list[str],
     changes: Document,
     removals: Document,
 ) -> None:
-    for key in _differing(old, new):
+    for key in differing:
         before, after = old.get(key, _ABSENT), new.get(key, _ABSENT)
         if after is _ABSENT:
             removals[prefix + key] = ""
-        elif _enterable(before, after):
-            _compare_members(f"{prefix}{key}.", before, after, changes, removals)
-        else:
-            changes[prefix + key] = after
+            continue
+        if isinstance(before, dict) and isinstance(after, dict):
+            inner = _differing(before, after)
+            if all(map(_expressible, inner)):
+                _compare_members(f"{prefix}{key}.", before, after, inner, changes, removals)
+                continue
+        changes[prefix + key] = after
 
 
-def _differing(old: Mapping[str, Any], new: Mapping[str, Any]) -> Iterator[str]:
-    """Yield the keys whose values are not the same, then those that are gone."""
-    yield from (key for key, after in new.items() if not same(old.get(key, _ABSENT), after))
-    yield from (key for key in old if key not in new)
+def _differing(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
+    """Return the keys whose values are not the same, then those that are gone."""
+    # Most values are the very ones that were read: asked here, for a call each would cost more than all the rest.
+    found = [
+        key
+        for key, after in new.items()
+        if (before := old.get(key, _ABSENT)) is not after and not same(before, after)
+    ]
+    return found + [key for key in old if key not in new]
 
 
 def same(before: Any, after: Any) -> bool:
@@ -97,11 +106,6 @@ def same(before: Any, after: Any) -> bool:
     if isinstance(before, float) and isnan(before):
         return isnan(after)  # Python's JSON has NaN, and so may a checkpoint
     return bool(before == after)
-
-
-def _enterable(before: Any, after: Any) -> bool:
-    both = isinstance(before, dict) and isinstance(after, dict)
-    return both and all(map(_expressible, _differing(before, after)))
 
 
 @lru_cache(maxsize=4096)

@@ -58,6 +58,8 @@ def last_sign(before: list[Document], after: list[Document]) -> Document:
 def ended(history: list[Document], report: Report, now: datetime) -> list[Document]:
     """Return the history with its last entry; dates become BSON dates, as after any recovery."""
     completed = parse_time(report.completed_on) or parse_time(report.ping_time) or now
+    # Where a clock was set back meanwhile, or the end is known by another clock than the start: no time has passed.
+    completed = max(completed, _first_time(history, {"RUNNING"}) or completed)
     entry: Document = {"state": report.state, "created_on": iso(completed)}
     # A later `lpad rerun_fws --task-level` takes the checkpoint from the last entry.
     checkpoint = report.checkpoint or (history[-1].get("checkpoint") if history else None)
@@ -69,18 +71,19 @@ def ended(history: list[Document], report: Report, now: datetime) -> list[Docume
 def derived_times(history: list[Document], now: datetime | None = None) -> Document:
     """Return the fields of a launch that FireWorks computes from its history at every write.
 
-    The time in the queue goes on until ``now`` while the launch has not started.
+    The time in the queue goes on until ``now`` while the launch has not started. It is by two clocks, and never
+    negative.
     """
     start, end = _first_time(history, {"RUNNING"}), _first_time(history, FINAL)
     reserved = _first_time(history, {"RESERVED"})
     times: Document = {
         "time_start": iso(start) if start else None,
         "time_end": iso(end) if end else None,
-        "runtime_secs": (end - start).total_seconds() if start and end else None,
+        "runtime_secs": max(0.0, (end - start).total_seconds()) if start and end else None,
     }
     left_queue = start or now
     if reserved and left_queue:
-        times["reservedtime_secs"] = (left_queue - reserved).total_seconds()
+        times["reservedtime_secs"] = max(0.0, (left_queue - reserved).total_seconds())
     return times
 
 

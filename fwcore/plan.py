@@ -10,9 +10,9 @@ Facts: FireWorks 2.1.4, ``Workflow.refresh``, ``Workflow.apply_action``, ``Launc
 checkpoints, states a person has set), this does the right thing; see docs/compatibility.md.
 
 Complexity: a report costs its children and their parents (with ``propagate`` its descendants), a batch one
-pass over the states of each workflow that is locked, however many of its reports are in it. Neither depends
-on how many workflows or Fireworks there are besides. ``benchmarks/cost.py`` shows it at 10 to 10,000
-Fireworks a workflow.
+look at each Firework's state in the workflows that are locked, however many of its reports are in them. Neither
+depends on how many workflows there are besides. ``benchmarks/cost.py`` shows the time of a plan alone at 10 to
+10,000 Fireworks a workflow, as children, parents and siblings.
 """
 
 from __future__ import annotations
@@ -27,7 +27,8 @@ from typing import Any, TypeVar
 from fwcore import action as actions
 from fwcore import history as histories
 from fwcore.documents import iso
-from fwcore.draft import Draft, launch_write
+from fwcore.draft import Draft
+from fwcore.drafted import launch_write
 from fwcore.growth import check_loadable, growths_of
 from fwcore.lost import VANISHED, disproves, facts_of, is_lost
 from fwcore.states import ACTIVE, HELD

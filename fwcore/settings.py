@@ -8,9 +8,6 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote_plus
 
-from ruamel.yaml import YAML
-from ruamel.yaml.error import YAMLError
-
 from fwcore.errors import InvalidSettings
 from fwcore.worker import Worker
 
@@ -24,6 +21,9 @@ def load_settings(path: Path, hint: str) -> dict[str, Any]:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise InvalidSettings(f"{path} cannot be read: {error}", hint) from None
+    from ruamel.yaml import YAML  # a command without such a file is quicker
+    from ruamel.yaml.error import YAMLError
+
     try:
         found = json.loads(text) if path.suffix == ".json" else YAML(typ="safe").load(text)
     except (YAMLError, ValueError):

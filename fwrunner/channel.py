@@ -1,20 +1,19 @@
 """How the process of the tasks tells the supervisor what happens: one JSON document a line.
 
-Three pipes. What is told goes up; a byte comes down when a checkpoint is on the disk. Nothing is ever
-written into the third: the supervisor alone holds its one end, and when that is closed, by its death,
-the kernel kills the tasks. A job of which nobody would hear must not go on, for it may be started again.
+Three pipes. What is told goes up; a byte comes down when a checkpoint is on the disk. The third is for a
+process that guards the tasks: the supervisor alone holds its one end, so that its death can be seen.
 """
 
 import fcntl
 import json
 import os
-import signal
 from typing import Any, Dict, Iterator, List, Optional, Tuple
 
 _ACKNOWLEDGED = b"."
+_ENDED = b"."
 
-# In <fcntl.h> of every Linux; the module has it from Python 3.7 or so on some.
-_F_SETSIG = getattr(fcntl, "F_SETSIG", 10)
+# More descriptors than are open at the start of a job.
+_MANY = 4096
 
 
 class Channel:
@@ -37,20 +36,10 @@ class Channel:
 
     # -- the tasks ---------------------------------------------------------------------------
 
-    def for_the_tasks(self, own_group: bool) -> None:
-        """Keep the ends of the tasks' process, which from now on dies with the supervisor.
-
-        So does its process group, if it has one of its own.
-        """
-        for end in ("_up", "_acknowledge", "_alive"):
+    def for_the_tasks(self) -> None:
+        """Keep the ends of the tasks' process."""
+        for end in ("_up", "_acknowledge", "_life", "_alive"):
             self._close(end)
-        try:
-            fcntl.fcntl(self._life, fcntl.F_SETOWN, -os.getpid() if own_group else os.getpid())
-            fcntl.fcntl(self._life, _F_SETSIG, signal.SIGKILL)
-            flags = fcntl.fcntl(self._life, fcntl.F_GETFL)
-            fcntl.fcntl(self._life, fcntl.F_SETFL, flags | os.O_ASYNC)
-        except (OSError, AttributeError):
-            pass  # no Linux
 
     def tell(self, **document: Any) -> None:
         """Tell the supervisor; raise OSError if there is none any more."""
@@ -81,6 +70,17 @@ class Channel:
         setattr(self, end, number)
         return number
 
+    # -- the guard ---------------------------------------------------------------------------
+
+    def supervisor_has_died(self) -> bool:
+        """Wait for the end of the tasks, or of the supervisor before it; tell whether it was the latter.
+
+        All that this process has open else is closed.
+        """
+        os.closerange(0, self._life)
+        os.closerange(self._life + 1, _MANY)
+        return os.read(self._life, 1) != _ENDED
+
     # -- the supervisor ----------------------------------------------------------------------
 
     def for_the_supervisor(self) -> None:
@@ -88,12 +88,11 @@ class Channel:
         os.set_blocking(self._up, False)
 
     def let_go(self) -> None:
-        """Have nobody die with this process any more: the tasks have ended, and their daemons may go on."""
+        """Tell the guard that the tasks have ended: their daemons may go on, and others may have their numbers."""
         try:
-            flags = fcntl.fcntl(self._life, fcntl.F_GETFL)
-            fcntl.fcntl(self._life, fcntl.F_SETFL, flags & ~os.O_ASYNC)
-        except (OSError, AttributeError):
-            pass  # no Linux
+            os.write(self._alive, _ENDED)
+        except OSError:
+            pass  # there is none
 
     def fileno(self) -> int:
         """Return what becomes readable when something is told."""

@@ -31,6 +31,15 @@ class _Damaged(Exception):
     """``FW.json`` is not there, or holds no Firework."""
 
 
+def check_meant(launch_id: int, meant: str) -> None:
+    """Raise NothingToRun if the directory was staged for another launch than the one that this job is meant for."""
+    if meant.isdigit() and int(meant) != launch_id:
+        raise NothingToRun(
+            f"this job is for launch {meant}, and the directory was staged for launch {launch_id} since",
+            "nothing was run; the other launch has a job of its own",
+        )
+
+
 class Launch:
     """One launch directory, as one start of its job reads and writes it."""
 

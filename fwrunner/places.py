@@ -121,7 +121,11 @@ def read_back(directory: str, start: protocol.Report) -> Optional[protocol.Repor
 
 def drop_at_home(directory: str, report: protocol.Report) -> None:
     """Write a report into a directory that is made for it, for us alone."""
-    os.makedirs(directory, mode=0o700, exist_ok=True)
+    before = os.umask(0o077)  # the user's may leave nothing to the owner
+    try:
+        os.makedirs(directory, exist_ok=True)
+    finally:
+        os.umask(before)
     drop(directory, report)
 
 

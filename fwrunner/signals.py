@@ -1,8 +1,8 @@
 """The signals by which a job is ended or suspended: what the supervisor does with them, and the tasks.
 
 Schedulers send SIGTERM before they kill, and before that, if asked to (in Slurm ``--signal=B:USR1@60``),
-a warning. A warning leaves a command the time to save its state; all of them end the Firework.
-SIGHUP tells that a connection is lost; under `nohup` it is ignored, and stays so.
+a warning, which may be any signal. A warning leaves a command the time to save its state; all of them end
+the Firework. SIGHUP tells that a connection is lost; under `nohup` it is ignored, and stays so.
 """
 
 import contextlib
@@ -12,8 +12,20 @@ from typing import Any, Dict, Iterator, List, Tuple
 
 from fwrunner.node import time_left
 
-WARNINGS = (signal.SIGUSR1, signal.SIGUSR2, signal.SIGXCPU)
-SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP) + WARNINGS
+_STOPS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT)
+
+
+def _others() -> Tuple[int, ...]:
+    """Return what else ends a process by default: somebody has chosen it as a warning, if it comes at all."""
+    names = ("USR1", "USR2", "XCPU", "ALRM", "VTALRM", "PROF", "IO", "PWR")
+    found = [getattr(signal, f"SIG{name}", None) for name in names]
+    first, last = (getattr(signal, name, 0) for name in ("SIGRTMIN", "SIGRTMAX"))
+    realtime = range(first, last + 1) if first else ()
+    return (*(number for number in found if number is not None), *realtime)
+
+
+WARNINGS = _others()
+SIGNALS = _STOPS + WARNINGS
 
 #: Suspend the job and let it go on. SIGSTOP does so too, but nobody can see that one coming.
 SUSPEND, RESUME = signal.SIGTSTP, signal.SIGCONT

@@ -2,7 +2,8 @@
 
 A task may take its interpreter down (a segmentation fault, ``os._exit``, no memory left) or keep it from
 doing anything else. So the tasks run in a child, forked before what they need is imported. They tell
-what they do through a ``Channel``; the supervisor pings, passes signals on, and tells the end.
+what they do through a ``Channel``; the supervisor pings, passes signals on, and tells the end. Should it be
+killed itself, a third process kills the tasks.
 """
 
 import os
@@ -15,7 +16,7 @@ from typing import Any, Callable, Dict, List, NoReturn, Optional
 from fwrunner import node, protocol, signals
 from fwrunner.action import failure
 from fwrunner.channel import Channel
-from fwrunner.launch import Launch, NothingToRun
+from fwrunner.launch import Launch, NothingToRun, check_meant
 from fwrunner.places import say
 
 #: Exit status of the process.
@@ -24,12 +25,16 @@ NOTHING_TO_RUN = 2
 
 # Seconds beyond those in which a task has to stop: for what it does then, for us to see it.
 _MARGIN = 3.0
+# Seconds after a signal that ends the job at which a report is left, whatever still runs: Torque kills after 2.
+_REPORT = 1.0
 # Seconds after a signal, and between two nudges from then on.
 _NUDGE = 0.2
 _NUDGE_AGAIN = 1.0
 # Seconds that a process which the tasks left behind has to stop, and between two looks whether it did.
 _LEFT_BEHIND = 2.0
 _LOOK = 0.05
+# Looks, at most, until no more processes of the tasks are found.
+_ROUNDS = 20
 
 # What a terminal sends to all that is in its foreground.
 _KEYS = (signal.SIGINT, signal.SIGQUIT)
@@ -55,10 +60,14 @@ def run(
     """
     _open_what_is_closed()
     directory = _absolute(launch_dir)
+    # Tasks may run others.
+    meant = os.environ.pop(protocol.LAUNCH_VARIABLE, "")
     there = protocol.read_report(directory)
     if isinstance(there, protocol.Report) and there.final:
+        check_meant(there.launch_id, meant)
         return _ended_before(there)
     launch = Launch(directory)
+    check_meant(launch.launch_id, meant)
     done = launch.ended()
     if done is not None:
         return _ended_before(done)
@@ -78,9 +87,11 @@ def run(
         return _without_tasks(launch, f"no process could be started for the tasks: {error}")
     if pid == 0:
         bell.close()
-        channel.for_the_tasks(own_group)
+        channel.for_the_tasks()
         end(_run_tasks(launch, channel))
-    supervisor = _Supervisor(launch, channel, bell, _Tasks(pid, own_group))
+    tasks = _Tasks(pid, own_group)
+    _guard(channel, tasks)
+    supervisor = _Supervisor(launch, channel, bell, tasks)
     try:
         return supervisor.watch(ping_interval or launch.ping_interval)
     finally:
@@ -103,8 +114,6 @@ def _without_tasks(launch: Launch, why: str) -> int:
 def _run_tasks(launch: Launch, channel: Channel) -> int:
     """Run the tasks, in the child."""
     # The supervisor tells of the start meanwhile: what most tasks need next costs no time now.
-    import subprocess  # noqa: F401
-
     from fwrunner.runner import Run
 
     with signals.Signals() as received:
@@ -113,6 +122,27 @@ def _run_tasks(launch: Launch, channel: Channel) -> int:
         state, action = Run(launch, channel, received).execute()
         channel.tell(state=state, fwaction=action)
     return STATUS[state]
+
+
+def _guard(channel: Channel, tasks: "_Tasks") -> None:
+    """Start a process that kills the tasks, with all that belongs to them, when the supervisor dies.
+
+    Nobody would hear of them, and the directory may be started again. It takes a process of its own: one that is
+    killed can do nothing, tasks need not come back to Python, and the kernel signals one process (group) only.
+    """
+    try:
+        pid = os.fork()
+    except OSError:
+        return  # no process is left for it: the job runs without
+    if pid:
+        return
+    try:
+        os.setpgid(0, 0)  # what ends the job must not end it first
+        signal.pthread_sigmask(signal.SIG_BLOCK, (*range(1, 32), *signals.SIGNALS))
+        if channel.supervisor_has_died():
+            tasks.kill_from_outside()
+    finally:
+        os._exit(0)
 
 
 class _Tasks:
@@ -172,6 +202,19 @@ class _Tasks:
         if self.ended is None:
             self.ended = os.waitpid(self.pid, 0)[1]
 
+    def kill_from_outside(self) -> None:
+        """Kill all its processes, which are not ours to wait for.
+
+        They are stopped first: who is killed while it starts another process leaves that one without a parent,
+        and so without a trace.
+        """
+        for _ in range(_ROUNDS):
+            before = set(self._known)
+            self.signal(signal.SIGSTOP)
+            if before and set(self.family()) == before:
+                break
+        self.signal(signal.SIGKILL)
+
     def clear(self) -> None:
         """End what it left behind."""
         self.signal(signal.SIGTERM)
@@ -214,6 +257,7 @@ class _Supervisor:
         self._signal = 0
         self._kill_at: Optional[float] = None
         self._nudge_at: Optional[float] = None
+        self._report_at: Optional[float] = None
         self._killed = False
         self._state: Optional[str] = None
         self._told = False
@@ -228,6 +272,10 @@ class _Supervisor:
         ping_at = time.monotonic() + ping_interval
         while not self._tasks.look():
             self._wait(ping_at)
+            if self._report_is_due():
+                self._listen()
+                if self._state is None:
+                    self._finish("FIZZLED", self._died())
             if self._kill_at is not None and time.monotonic() >= self._kill_at:
                 self._killed = True
                 self._tasks.kill()
@@ -237,18 +285,24 @@ class _Supervisor:
             if self._state is None and time.monotonic() >= ping_at:
                 ping_at = time.monotonic() + ping_interval
                 self._ping(**self._tasks.usage())
+        self._channel.let_go()
         self._listen()
         if self._state is None:
             self._finish("FIZZLED", self._died())
             self._tasks.clear()
         elif self._signal:
             self._tasks.clear()
-        self._channel.let_go()
         return STATUS[str(self._state)] if self._told else STATUS["FIZZLED"]
 
+    def _report_is_due(self) -> bool:
+        due = self._report_at is not None and time.monotonic() >= self._report_at
+        return due and self._state is None
+
     def _wait(self, ping_at: float) -> None:
-        times = [ping_at] if self._state is None else []
-        times += [at for at in (self._kill_at, self._nudge_at) if at is not None]
+        due = [self._kill_at, self._nudge_at]
+        if self._state is None:
+            due += [ping_at, self._report_at]
+        times = [at for at in due if at is not None]
         timeout = max(0.0, min(times) - time.monotonic()) if times else None
         heard: List[Any] = [self._bell, self._channel]
         ready = select.select(heard, [], [], timeout)[0]
@@ -273,9 +327,14 @@ class _Supervisor:
         kill_at = time.monotonic() + signals.grace(number) + signals.STOP + _MARGIN
         self._kill_at = min(kill_at, self._kill_at or kill_at)
         self._nudge_at = time.monotonic() + _NUDGE
+        if number not in signals.WARNINGS and self._report_at is None:
+            self._report_at = time.monotonic() + _REPORT
 
     def _listen(self) -> None:
         for told in self._channel.told():
+            if self._state is not None:
+                self._kill_at = time.monotonic()  # the report has been left: nothing may go on
+                continue
             if "state" in told:
                 self._finish(told["state"], told["fwaction"])
                 continue
@@ -305,7 +364,11 @@ class _Supervisor:
     def _cause(self) -> str:
         if self._signal:
             ended = signals.ended_by(self._signal)
-            return f"{ended}; it did not stop, and was killed" if self._killed else ended
+            if self._killed:
+                return f"{ended}; it did not stop, and was killed"
+            return (
+                ended if self._tasks.ended is not None else f"{ended}; it had not stopped by then"
+            )
         status = self._tasks.ended
         assert status is not None
         if not os.WIFSIGNALED(status):

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from functools import cache
 from pathlib import Path
-from typing import Annotated, Any
+from textwrap import wrap
+from typing import Annotated, Any, NoReturn
 
 import typer
 from typer.core import TyperGroup
@@ -30,6 +32,19 @@ class _Group(TyperGroup):
             if error.hint:
                 typer.echo(f"hint:  {error.hint}", err=True)
             sys.exit(exit_status(error))
+
+    def format_commands(self, ctx: Any, formatter: Any) -> None:
+        """List the commands by what they are for; rich, which would do it, takes longer than all the rest."""
+        panels: dict[str, list[str]] = {}
+        for name in self.list_commands(ctx):
+            command = self.get_command(ctx, name)
+            panel = str(getattr(command, "rich_help_panel", None) or "Commands")
+            text = command.get_short_help_str(limit=300) if command else ""
+            first, *more = wrap(text, max(20, formatter.width - 16)) or [""]
+            panels.setdefault(panel, []).append(f"  {name:<12}  {first}")
+            panels[panel] += [f"{'':16}{line}" for line in more]
+        for panel, lines in panels.items():
+            formatter.write(f"\n{panel}:\n" + "\n".join(lines) + "\n")
 
 
 def exit_status(error: FwagentError) -> int:
@@ -57,7 +72,7 @@ VerboseOption = Annotated[bool, typer.Option("--verbose", "-v", help="Log more."
 app = typer.Typer(
     cls=_Group,
     no_args_is_help=True,
-    rich_markup_mode="rich",
+    rich_markup_mode=None,
     pretty_exceptions_enable=False,
     help="Makes FireWorks' offline mode run by itself: reserves jobs, submits them to the queue, and "
     "brings back what compute nodes wrote.\n\n"
@@ -94,10 +109,11 @@ def chosen(ctx: typer.Context, config: Path | None) -> Path | None:
 @cache
 def commands() -> typer.Typer:
     """Return the command line with all its commands."""
-    from agent.cli import change, init, look, manual, report, runner, service, work
+    from agent.cli import change, init, look, manual, mode, report, runner, service, work
 
     init.add_to(app)
     work.add_to(app)
+    mode.add_to(app)
     look.add_to(app)
     report.add_to(app)
     change.add_to(app)
@@ -109,4 +125,18 @@ def commands() -> typer.Typer:
 
 def main() -> None:
     """Run the command line."""
-    commands()()
+    try:
+        commands()()
+    except SystemExit as end:
+        _leave(end.code)
+
+
+def _leave(code: Any) -> NoReturn:
+    """End at once: pymongo would wait half a second for threads that have nothing to do any more."""
+    status = code if isinstance(code, int) else int(code is not None)
+    try:
+        sys.stdout.flush()
+        sys.stderr.flush()
+    except OSError:  # nobody reads it any more
+        status = status or 1
+    os._exit(status)

@@ -17,11 +17,13 @@ if TYPE_CHECKING:
     from fwcore.launchpad import LaunchPad
 
 _SEE, _DIRS = "See", "Launch directories"
+#: Directories that are shown to people.
+_SHOWN = 20
 #: Seconds between two looks of `status --watch`.
 _EVERY = 2.0
 _Directories = Annotated[
     list[Path],
-    typer.Argument(metavar="DIR...", help="Launch directories, with an FW_offline.json."),
+    typer.Argument(metavar="DIR...", help="Launch directories, or a directory of blocks."),
 ]
 
 
@@ -197,29 +199,63 @@ def register(
 ) -> None:
     """Have the agent look into launch directories that are not where the database says.
 
-    Those that `lpad`, `qlaunch` or fwagent made are found without it.
+    Of a directory of blocks, into all that are below it. Those that `lpad`, `qlaunch` or fwagent made are found
+    without it, and so are those that were moved below the launch root.
     """
-    from agent.results import FAILED, OK
+    from agent.directories import check, launch_dirs
+    from agent.results import FAILED
 
     registered: list[dict[str, Any]] = []
     refused: list[dict[str, Any]] = []
-    with _opened(ctx, config) as (settings, launchpad):
+    with _opened(ctx, config) as (settings, launchpad), _progress(as_json) as listed:
+        worker, size = settings.fworker().name, settings.sync.max_report_size
         for directory in directories:
-            place = str(directory.absolute())
-            launch_id, reason = _check_directory(settings, launchpad, place)
-            if reason:
-                refused.append({"launch_dir": place, "reason": reason})
-                continue
-            launchpad.register(settings.fworker().name, launch_id, place)
-            registered.append({"launch_id": launch_id, "launch_dir": place})
+            top = directory.absolute()
+            places = list(launch_dirs(top, told=listed)) or [str(top)]
+            found = list(check(launchpad, worker, places, size))
+            good = {each.launch_id: each.launch_dir for each in found if not each.reason}
+            launchpad.register_all(worker, good)
+            for each in found:
+                if each.reason:
+                    refused.append({"launch_dir": each.launch_dir, "reason": each.reason})
+                elif good[each.launch_id] != each.launch_dir:
+                    reason = f"launch {each.launch_id} is in {good[each.launch_id]} too"
+                    refused.append({"launch_dir": each.launch_dir, "reason": reason})
+            registered += [{"launch_id": key, "launch_dir": place} for key, place in good.items()]
     if as_json:
         typer.echo(json.dumps({"registered": registered, "refused": refused}))
     else:
-        for entry in registered:
-            typer.echo(f"registered launch {entry['launch_id']}: {entry['launch_dir']}")
-        for entry in refused:
-            typer.echo(f"refused {entry['launch_dir']}: {entry['reason']}", err=True)
-    raise typer.Exit(FAILED if refused else OK)
+        _tell_registered(registered, refused)
+    raise typer.Exit(FAILED if refused else 0)
+
+
+def _tell_registered(registered: list[dict[str, Any]], refused: list[dict[str, Any]]) -> None:
+    for entry in registered[:_SHOWN]:
+        typer.echo(f"registered launch {entry['launch_id']}: {entry['launch_dir']}")
+    if len(registered) > _SHOWN:
+        typer.echo(f"... and {len(registered) - _SHOWN} more (`fwagent dirs` lists them)")
+    for entry in refused[:_SHOWN]:
+        typer.echo(f"refused {entry['launch_dir']}: {entry['reason']}", err=True)
+    if len(refused) > _SHOWN:
+        typer.echo(f"... and {len(refused) - _SHOWN} more (--json shows all)", err=True)
+
+
+@contextmanager
+def _progress(as_json: bool) -> Iterator[Callable[[int], None]]:
+    """Show how many directories were listed, on a terminal."""
+    from rich.console import Console
+    from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+    console = Console(stderr=True)
+    columns = (
+        SpinnerColumn(),
+        TextColumn("{task.completed:,.0f} directories"),
+        TimeElapsedColumn(),
+    )
+    quiet = as_json or not console.is_terminal
+    with Progress(*columns, console=console, transient=True, disable=quiet) as progress:
+        task = progress.add_task("", total=None)
+        yield lambda listed: progress.update(task, completed=listed)
 
 
 def unregister(
@@ -272,25 +308,3 @@ def _directories(settings: Config, launchpad: LaunchPad) -> list[dict[str, Any]]
         }
         for launch_id, launch in sorted(launches.items())
     ]
-
-
-def _check_directory(settings: Config, launchpad: LaunchPad, place: str) -> tuple[int, str]:
-    """Return (launch_id, why it cannot be registered or "")."""
-    from fwrunner.protocol import OFFLINE_JSON, Unreadable, read_json
-
-    try:
-        launch_id = read_json(str(Path(place) / OFFLINE_JSON)).get("launch_id")
-    except (FileNotFoundError, Unreadable) as error:
-        return 0, f"{error}; a launch directory has an {OFFLINE_JSON}"
-    if not isinstance(launch_id, int):
-        return 0, f"its {OFFLINE_JSON} names no launch_id"
-    known = launchpad.find_launches([launch_id])
-    if not known:
-        return 0, f"launch {launch_id} is not in the database {launchpad.where}"
-    worker = settings.fworker().name
-    if known[0].worker != worker:
-        return (
-            0,
-            f"launch {launch_id} is of worker {known[0].worker!r}, this configuration of {worker!r}",
-        )
-    return launch_id, ""

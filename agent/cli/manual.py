@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from textwrap import wrap
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -10,6 +11,8 @@ if TYPE_CHECKING:
 
     import typer
 
+#: Columns, less what click indents.
+_WIDTH = 76
 _CONFIG = "~/.config/fwagent/config.toml"
 _NO_CONFIG = "2 usage or configuration"
 _NO_DATABASE = "4 the database could not be reached"
@@ -27,6 +30,11 @@ class Manual:
 
 
 _SELECTED = ("1 nothing was selected, or some were left alone", _NO_CONFIG, _DEFERRED, _NO_DATABASE)
+_ASKED = (
+    _NO_CONFIG,
+    "3 the agent has not answered in time; it will follow nevertheless",
+    _NO_DATABASE,
+)
 _OUTBOX = "ROOT/.fwagent/outbox: reports of jobs"
 
 MANUALS = {
@@ -49,6 +57,28 @@ MANUALS = {
         ),
         ("1 it was ended by a fault", _NO_CONFIG),
         (_OUTBOX, "ROOT/.fwagent/status.json: what `status` shows while the database is down"),
+    ),
+    "drain": Manual(
+        (
+            ("fwagent drain", "before a maintenance of the cluster: nothing new, all of the old"),
+            ("fwagent drain --no-wait", "say it, and do not wait for the agent's answer"),
+        ),
+        _ASKED,
+    ),
+    "pause": Manual(
+        (
+            ("fwagent pause", "before a maintenance of the database"),
+            ("fwagent pause --timeout 300", "wait longer for what it has begun"),
+        ),
+        _ASKED,
+    ),
+    "resume": Manual((("fwagent resume", "after `drain` or `pause`"),), _ASKED),
+    "stop": Manual(
+        (
+            ("fwagent stop", "the agent of this worker, on whichever login node"),
+            ("fwagent stop --json", "which one that was, and who took over"),
+        ),
+        (_NO_CONFIG, "3 it has not ended in time; it will after its present pass", _NO_DATABASE),
     ),
     "sync": Manual(
         (
@@ -220,24 +250,30 @@ def add_to(app: typer.Typer, before: str = "") -> None:
         assert command.callback is not None
         name = command.name or command.callback.__name__.replace("_", "-")
         if manual := MANUALS.get(before + name):
-            # Typer keeps what an empty line parts, and joins other lines.
-            command.epilog = "\n\n".join(_lines(manual))
+            # What begins with \b is printed as it is; the line that is empty ends that.
+            command.epilog = "\b\n" + "\n".join(_lines(manual)).replace("\n\n", "\n\n\b\n")
     for group in app.registered_groups:
         if group.typer_instance is not None:
             add_to(group.typer_instance, f"{before}{group.name} ")
 
 
 def _lines(manual: Manual) -> Iterator[str]:
-    yield "[bold]Examples[/bold]"
+    yield "Examples:"
     for call, what in manual.examples:
         prompt = "" if call.startswith("*") else "$ "  # a cron line is not typed
-        yield f"{prompt}{_literal(call)}  [dim]# {_literal(what)}[/dim]"
-    yield f"[bold]Exit status[/bold]  0 done · {_literal(' · '.join(manual.statuses))}"
-    files = [*((f"{_CONFIG}, or $FWAGENT_CONFIG: the configuration",) if manual.configured else ())]
+        yield f"  {prompt}{call}"
+        yield from _folded(what, "      ")
+    yield "\nExit status:"
+    for status in ("0 done", *manual.statuses):
+        yield from _folded(status, "  ", hang=2)
+    files = [f"{_CONFIG}, or $FWAGENT_CONFIG: the configuration"] if manual.configured else []
     files += manual.files
     if files:
-        yield f"[bold]Files[/bold]  {_literal(' · '.join(files))}"
+        yield "\nFiles:"
+    for each in files:
+        yield from _folded(each, "  ", hang=4)
 
 
-def _literal(text: str) -> str:
-    return text.replace("[", r"\[")
+def _folded(text: str, indent: str, hang: int = 0) -> list[str]:
+    more = indent + " " * hang
+    return wrap(text, _WIDTH, initial_indent=indent, subsequent_indent=more, break_on_hyphens=False)

@@ -13,7 +13,7 @@ from agent.cli import JsonOption
 runner = typer.Typer(
     no_args_is_help=True,
     help="fwrunner, the part that compute nodes need.",
-    rich_markup_mode="rich",
+    rich_markup_mode=None,
 )
 
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 service = typer.Typer(
     no_args_is_help=True,
     help="fwagent as a service of your own systemd: it starts with the login node and is restarted when it fails.",
-    rich_markup_mode="rich",
+    rich_markup_mode=None,
 )
 
 InstanceOption = Annotated[

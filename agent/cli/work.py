@@ -52,26 +52,48 @@ def run(ctx: typer.Context, config: ConfigOption = None, verbose: VerboseOption 
 def sync(ctx: typer.Context, config: ConfigOption = None, as_json: JsonOption = False) -> None:
     """Do one whole pass, then exit: bring reports back, launch what is READY. For cron.
 
-    Does nothing (exit status 3) while an agent serves this worker.
+    Does nothing (exit status 3) while an agent serves this worker, or after `fwagent pause`; after `fwagent drain` it
+    launches nothing.
     """
     from agent.lease import is_gone
+    from agent.modes import DRAIN
     from agent.results import Result
 
     result = Result()
-    with _parts(ctx, config) as parts, _lease(parts) as other_agent:
-        if other_agent:
-            result.deferred.append({"launch_id": None, "fw_id": None, "reason": other_agent})
+    with _parts(ctx, config) as parts, _lease(parts) as (mode, obstacle):
+        if obstacle:
+            result.defer(None, None, obstacle)
         else:
             worker = parts.config.fworker().name
             parts.launchpad.resume(is_gone)
             places = parts.way_back.places(worker)
             parts.way_back.recover(places, result)
+            _follow(parts, places, result)
             parts.way_back.close(places, result)
             _reconcile(parts, result)
-            parts.way_out.launch(parts.way_out.capacity(), result)
-            parts.way_out.tell_passed_over(result)
+            if mode != DRAIN:
+                parts.way_out.launch(parts.way_out.capacity(), result)
+                parts.way_out.tell_passed_over(result)
             parts.queue.tend()
+            _beat(parts)
     _finish(result, as_json)
+
+
+def _follow(parts: Parts, places: dict[int, str], result: Result) -> None:
+    """Look where launch directories have gone, and into those that were found."""
+    moved = parts.way_back.follow(places, parts.config.launch.root)
+    if moved:
+        result.deferred = [each for each in result.deferred if each["launch_id"] not in moved]
+        parts.way_back.recover(moved, result, outbox=False)
+        places.update(moved)
+
+
+def _beat(parts: Parts) -> None:
+    from agent.heartbeat import send
+
+    url = parts.config.monitor.heartbeat_url
+    if url is not None and (trouble := send(url.get_secret_value())):
+        typer.echo(f"warning: the heartbeat is not taken: {trouble}", err=True)
 
 
 def _reconcile(parts: Parts, result: Result) -> None:
@@ -120,6 +142,7 @@ def recover(
         worker = parts.config.fworker().name
         places = parts.way_back.places(None if any_worker else worker, fw_id, registered_for=worker)
         parts.way_back.recover(places, result, outbox=not fw_id)
+        _follow(parts, places, result)
         parts.way_back.close(places, result)
     _finish(result, as_json)
 
@@ -270,8 +293,11 @@ def demo(
 def _parts(ctx: typer.Context, config: Path | None) -> Iterator[Parts]:
     from agent.config import load_config
     from agent.loop import make_parts
+    from agent.umask import restrict
 
-    parts = make_parts(load_config(chosen(ctx, config)))
+    settings = load_config(chosen(ctx, config))
+    restrict(group_readable=settings.launch.group_readable)
+    parts = make_parts(settings)
     try:
         # A name mistyped is an empty database, where there is never anything to do.
         parts.launchpad.check()
@@ -281,8 +307,9 @@ def _parts(ctx: typer.Context, config: Path | None) -> Iterator[Parts]:
 
 
 @contextmanager
-def _lease(parts: Parts) -> Iterator[str]:
-    """Hold the lease for a while; yield "" or, without it, who else serves this worker."""
+def _lease(parts: Parts) -> Iterator[tuple[str, str]]:
+    """Hold the lease for a while; yield the mode and "" or why nothing may be done now."""
+    from agent import modes
     from agent.health import Health
     from agent.lease import LeaseKeeper
     from agent.log import set_up
@@ -292,7 +319,13 @@ def _lease(parts: Parts) -> Iterator[str]:
     keeper = LeaseKeeper(health.worker, health)
     served = keeper.held(parts.launchpad)
     try:
-        yield "" if served else health.mode
+        if served is None:
+            yield modes.RUN, health.mode
+        elif served.wish.mode == modes.PAUSE:
+            paused = modes.told(modes.document(served.wish, followed=None))
+            yield modes.PAUSE, f"the agent is {paused}; `fwagent resume` lets it go on"
+        else:
+            yield served.wish.mode, ""
     finally:
         keeper.give_back(parts.launchpad)
 

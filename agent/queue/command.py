@@ -16,6 +16,7 @@ from typing import IO
 
 from agent.jobs import LimitReached, QueueSilent, Rejected
 from agent.localqueue import public
+from agent.umask import inherited
 from fwcore.errors import FwagentError
 
 #: Bytes of output that are read; a listing of 100,000 jobs has a tenth of it.
@@ -96,6 +97,7 @@ def run(
                 stderr=subprocess.PIPE,
                 env={**public(os.environ), **(environment or {})},
                 start_new_session=True,
+                umask=inherited(),
             )
         finally:
             if not isinstance(source, int):

@@ -15,6 +15,7 @@ from agent.queue.settings import read_settings
 from agent.queue.sge import job_name as sge_name
 from agent.queue.tags import ARRAY_PLACE, MANIFEST
 from fwcore.launchpad.records import Claim
+from fwrunner.protocol import LAUNCH_VARIABLE
 
 Options = Mapping[str, Any]
 
@@ -142,9 +143,10 @@ def slug(name: str) -> str:
     return "".join(letter for letter in name if letter in _SLUG).replace(" ", "_")
 
 
-def plain_script(launch_dir: str, runner: str) -> str:
+def plain_script(launch_dir: str, runner: str, launch_id: int) -> str:
     """Return a script without directives."""
-    return f"#!/bin/sh\n{_body(shlex.quote(launch_dir), {'rocket_launch': runner})}"
+    body = _body(shlex.quote(launch_dir), {"rocket_launch": runner}, str(launch_id))
+    return f"#!/bin/sh\n{body}"
 
 
 class Scripts:
@@ -167,7 +169,7 @@ class Scripts:
 
     def text(self, claim: Claim) -> str:
         """Return the script of a launch; raise BadOption."""
-        return self._text(claim, shlex.quote(claim.launch_dir))
+        return self._text(claim, shlex.quote(claim.launch_dir), str(claim.launch_id))
 
     def array_text(self, claim: Claim) -> str | None:
         """Return the script of an array that this launch may be in, None if it is to have a job of its own.
@@ -177,14 +179,15 @@ class Scripts:
         """
         if not self._array or "\n" in claim.launch_dir:
             return None
-        lines = f'"${{{_INDEX[self._settings.type]}}}s/^[0-9]*[[:blank:]]//p"'
         manifest = shlex.quote(f"{ARRAY_PLACE}/{MANIFEST}")
-        there = (
-            f'"$(sed -n {lines} {manifest})" && test -e FW.json && exec >FW_job.out 2>FW_job.error'
+        number, place = (
+            f'"$(sed -n "${{{_INDEX[self._settings.type]}}}s/{rest}//p" {manifest})"'
+            for rest in ("[[:blank:]].*", "^[0-9]*[[:blank:]]")
         )
-        return self._text(claim, there + _OR_END, name="fireworks")
+        there = f"{place} && test -e FW.json && exec >FW_job.out 2>FW_job.error"
+        return self._text(claim, there + _OR_END, number, name="fireworks")
 
-    def _text(self, claim: Claim, launch_dir: str, name: str | None = None) -> str:
+    def _text(self, claim: Claim, launch_dir: str, launch_id: str, name: str | None = None) -> str:
         firework = claim.firework
         override = (firework.get("spec") or {}).get("_queueadapter") or {}
         if not isinstance(override, Mapping):
@@ -194,20 +197,22 @@ class Scripts:
         adapter = self._settings.adapter
         if adapter is not None:
             # Of a runner that is named here it is ours to say what becomes of a `cd` that fails.
-            there = _guarded(launch_dir) if self._own_runner else launch_dir
+            there = (
+                f"{_guarded(launch_dir)}\n{_told(launch_id)}" if self._own_runner else launch_dir
+            )
             values = {**adapter.values, "job_name": job_name, **override}
             if not self._own_runner or "rocket_launch" in override:
                 values["rocket_launch"] = _singleshot(str(values["rocket_launch"]), claim.fw_id)
             return adapter_script(adapter.template, values, there)
         if self._settings.type not in _STYLES:
-            return plain_script(claim.launch_dir, self._runner)
+            return plain_script(claim.launch_dir, self._runner, claim.launch_id)
         options = {
             "rocket_launch": self._runner,
             "job_name": job_name,
             **self._options,
             **override,
         }
-        return options_script(self._settings.type, options, launch_dir)
+        return options_script(self._settings.type, options, launch_dir, launch_id)
 
 
 def _singleshot(command: str, fw_id: int) -> str:
@@ -227,10 +232,10 @@ def adapter_script(template: str, values: Options, launch_dir: str) -> str:
     return "\n".join(line for line in text.split("\n") if "$$" not in line)
 
 
-def options_script(kind: str, options: Options, launch_dir: str) -> str:
+def options_script(kind: str, options: Options, launch_dir: str, launch_id: str = "") -> str:
     """Return the script of a scheduler for options; raise BadOption that names the one at fault.
 
-    ``launch_dir`` is as the shell is to read it.
+    ``launch_dir`` and ``launch_id`` are as the shell is to read them.
     """
     style = _STYLES[kind]
     given = {key: value for key, value in options.items() if value is not None}
@@ -254,10 +259,10 @@ def options_script(kind: str, options: Options, launch_dir: str) -> str:
     ]
     lines = [*header, *(f"{style.prefix} {directive}" for directive in directives if directive)]
     verbatim = _text_lines("qverbatim", words.get("qverbatim"))
-    return "\n".join(["#!/bin/bash", *lines, *verbatim, _body(launch_dir, given)])
+    return "\n".join(["#!/bin/bash", *lines, *verbatim, _body(launch_dir, given, launch_id)])
 
 
-def _body(launch_dir: str, options: Options) -> str:
+def _body(launch_dir: str, options: Options, launch_id: str) -> str:
     """Return what the shell does: a `cd` that fails must not run the job somewhere else."""
     before = [
         f"module load {shlex.quote(name)}"
@@ -267,12 +272,19 @@ def _body(launch_dir: str, options: Options) -> str:
     after = _text_lines("post_rocket", options.get("post_rocket"))
     runner = str(options["rocket_launch"])
     if after:
-        ran = [runner, "fwagent_status=$?", *after, "exit $fwagent_status"]
+        status = ["fwagent_status=$?", f"unset {LAUNCH_VARIABLE}"]
+        ran = [runner, *status, *after, "exit $fwagent_status"]
     else:
         # A signal to the batch shell, a warning before the time is over, reaches the runner if it takes the shell's
         # place: as far as it is one command.
         ran = [f"exec {runner}" if _ONE_COMMAND.fullmatch(runner) else runner]
-    return "\n".join([*before, f"cd {_guarded(launch_dir)}", *ran, ""])
+    told = [_told(launch_id)] if launch_id else []
+    return "\n".join([*before, *told, f"cd {_guarded(launch_dir)}", *ran, ""])
+
+
+def _told(launch_id: str) -> str:
+    """Return what tells the runner whose job it is, should the directory have been given to another launch."""
+    return f"export {LAUNCH_VARIABLE}={launch_id}"
 
 
 def _guarded(launch_dir: str) -> str:

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
 import secrets
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from datetime import datetime
 from functools import partial
@@ -12,18 +11,16 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-import bson
 from pymongo import ASCENDING, DESCENDING, UpdateOne
 
 from fwcore import documents
+from fwcore.launchpad.duplicates import Duplicates
 from fwcore.launchpad.journal import Overtaken
 from fwcore.launchpad.reading import WHOLE, is_id
 from fwcore.launchpad.records import BATCH, Applied, Claim, PlaceLaunch
-from fwcore.launchpad.runs import OfflineRuns
 from fwcore.launchpad.session import batches
-from fwcore.plan import Outcome, Plan, plan_cancel, plan_claim, plan_share
+from fwcore.plan import Outcome, Plan, plan_cancel, plan_claim
 from fwcore.worker import Worker
-from fwcore.world import World
 
 Document = dict[str, Any]
 
@@ -32,24 +29,10 @@ _SEEN = (
     *("fw_id", "name", "updated_on", "launches", "archived_launches"),
     *("spec._trackers", "spec._launch_dir", "spec._dupefinder"),
 )
-#: Names of FireWorks' own duplicate finder. Others are code of the user, which is not run here.
-_EXACT = frozenset(
-    {
-        "DupeFinderExact",
-        "Dupe Finder Exact",
-        "{{fireworks.user_objects.dupefinders.dupefinder_exact.DupeFinderExact}}",
-    }
-)
-#: Bytes of specs that one question may hold. The server takes 16 MiB, and so a single spec of whatever size.
-_QUESTION = 8 * 1024 * 1024
 
 
-class Claims(OfflineRuns):
+class Claims(Duplicates):
     """Reserves Fireworks."""
-
-    #: {fw_id: why} of the READY Fireworks that the last claim has passed over because they, their workflows, or
-    #: the result that they are to share, are damaged. Each claim looks at them again.
-    passed_over: Mapping[int, str] = MappingProxyType({})
 
     def claim(
         self,
@@ -71,27 +54,13 @@ class Claims(OfflineRuns):
         are there: `lpad recover_offline` FIZZLES a run whose files it does not find.
         """
         claims: list[Claim] = []
-        tried: list[Any] = []
-        self.passed_over = {}
         held_before = set(self._held)
+        self.passed_over = {}
         placed = place or (lambda _firework, _id: str(Path.cwd()))
-
-        def reserve(found: list[Document]) -> None:
-            claims.extend(self._reserve(worker, found, placed))
-
         try:
             with self._reaching():
                 self._finish_own()
-                while len(claims) < n:
-                    found = self._candidates(worker, n - len(claims), fw_ids, tried)
-                    if not found:
-                        break
-                    sound = [firework for firework in found if self._is_sound(firework)]
-                    unique, later = self._unique(sound)
-                    numbers = [seen.get("fw_id") for seen in found]
-                    tried += [each for each in numbers if not is_id(each) or each not in later]
-                    with suppress(Overtaken):  # those are not reserved
-                        self._in_parts(unique, reserve, self._pass_over)
+                self._fill(claims, worker, n, fw_ids, placed)
             if not hold:
                 self.settle()
         except BaseException:
@@ -104,9 +73,30 @@ class Claims(OfflineRuns):
             raise
         return claims
 
-    def _pass_over(self, seen: Document, reason: str) -> None:
-        fw_id: Any = seen.get("fw_id")
-        self.passed_over = {**self.passed_over, (fw_id if is_id(fw_id) else 0): reason}
+    def _fill(
+        self,
+        claims: list[Claim],
+        worker: Worker,
+        n: int,
+        fw_ids: Iterable[int] | None,
+        place: PlaceLaunch,
+    ) -> None:
+        """Add claims until there are ``n``, or no Firework is left that can be reserved."""
+
+        def reserve(found: list[Document]) -> None:
+            claims.extend(self._reserve(worker, found, place))
+
+        tried: list[Any] = []
+        while len(claims) < n:
+            found = self._candidates(worker, n - len(claims), fw_ids, tried)
+            if not found:
+                return
+            sound = [firework for firework in found if self._is_sound(firework)]
+            unique, later = self._unique(sound)
+            numbers = [seen.get("fw_id") for seen in found]
+            tried += [each for each in numbers if not is_id(each) or each not in later]
+            with suppress(Overtaken):  # those are not reserved
+                self._in_parts(unique, reserve, self._pass_over)
 
     def _is_sound(self, seen: Document) -> bool:
         """Tell whether a READY Firework can be reserved and written out; one that cannot is passed over."""
@@ -126,80 +116,6 @@ class Claims(OfflineRuns):
         cursor = self._db.fireworks.find({"$and": [query, {"fw_id": ids}]}, wanted)
         return list(cursor.sort(order).limit(n).batch_size(WHOLE))
 
-    def _unique(self, found: Sequence[Document]) -> tuple[list[Document], set[int]]:
-        """Return the Fireworks that are to be reserved, and those to be looked at again after that.
-
-        Duplicates of Fireworks with launches share these; of several that are alike the first goes first.
-        """
-        finders = {seen["fw_id"]: seen.get("spec", {}).get("_dupefinder") for seen in found}
-        asked = [fw_id for fw_id, finder in finders.items() if _is_exact(finder)]
-        if not asked:
-            return list(found), set()
-        kinds: dict[int, bytes] = {}
-        originals: dict[bytes, list[int]] = {}
-        unclear: set[int] = set()
-
-        def look_up(part: list[int]) -> None:
-            for some in self._specs_in_turn(part):
-                originals.update(self._with_launches_and(some.values()))
-                kinds.update((fw_id, _kind(spec)) for fw_id, spec in some.items())
-
-        def leave_out(fw_id: int, reason: str) -> None:
-            self._pass_over({"fw_id": fw_id}, reason)
-            unclear.add(fw_id)
-
-        self._in_parts(asked, look_up, leave_out)
-        duplicates, later, first = {}, set(), set()
-        for fw_id in (fw_id for fw_id in asked if fw_id in kinds):
-            kind = kinds[fw_id]
-            if kind in originals:
-                duplicates[fw_id] = originals[kind]
-            elif kind in first:
-                later.add(fw_id)
-            first.add(kind)
-        with suppress(Overtaken):
-            self._in_parts(
-                list(duplicates),
-                lambda part: self._share({fw_id: duplicates[fw_id] for fw_id in part}),
-                lambda fw_id, reason: self._pass_over({"fw_id": fw_id}, reason),
-            )
-        out = later | duplicates.keys() | unclear
-        return [seen for seen in found if seen["fw_id"] not in out], later
-
-    def _specs_in_turn(self, fw_ids: Sequence[int]) -> Iterator[dict[int, Document]]:
-        """Yield whole specs by the fw_id, as many at a time as one question can hold."""
-        query = {"fw_id": {"$in": list(fw_ids)}}
-        some: dict[int, Document] = {}
-        size = 0
-        for firework in self._db.fireworks.find(query, {"fw_id": 1, "spec": 1}, batch_size=WHOLE):
-            own = len(bson.encode(firework["spec"]))
-            if some and size + own > _QUESTION:
-                yield some
-                some, size = {}, 0
-            some[firework["fw_id"]] = firework["spec"]
-            size += own
-        if some:
-            yield some
-
-    def _with_launches_and(self, specs: Iterable[Document]) -> dict[bytes, list[int]]:
-        """Return the Fireworks that have launches and one of these specs, by the kind of the spec."""
-        alike = {"launches": {"$nin": [[], None]}, "spec": {"$in": list(specs)}}
-        found: dict[bytes, list[int]] = {}
-        for other in self._db.fireworks.find(alike, {"fw_id": 1, "spec": 1}):
-            found.setdefault(_kind(other["spec"]), []).append(other["fw_id"])
-        return found
-
-    def _share(self, duplicates: Mapping[int, Sequence[int]]) -> None:
-        concerned = [*duplicates, *(other for others in duplicates.values() for other in others)]
-        with self._locked(concerned) as (token, world):
-            self._read(world, concerned, [])
-            plan = self._planned(world, partial(plan_share, world, duplicates, self._clock()))
-            locked = set(world.refused.values()) - set(world.damaged.values())
-            for outcome in plan.deferred:
-                if outcome.reason not in locked:
-                    self._pass_over({"fw_id": outcome.fw_id}, outcome.reason)
-            self._commit(plan, token)
-
     def _reserve(
         self, worker: Worker, found: Sequence[Document], place: PlaceLaunch
     ) -> list[Claim]:
@@ -208,13 +124,14 @@ class Claims(OfflineRuns):
                 if reason := world.damaged.get(firework["fw_id"]):
                     self._pass_over(firework, reason)
             free = [firework for firework in found if firework["fw_id"] not in world.refused]
-            free = [firework for firework in free if _member(world, firework["fw_id"])]
+            members = {node for workflow in world.workflows for node in workflow["nodes"]}
+            free = [firework for firework in free if firework["fw_id"] in members]
             if not free:
                 return []
             now = self._clock()
             # What cannot be understood raises here, before anything is begun.
             wanted = [firework["fw_id"] for firework in free]
-            self._planned(world, partial(plan_claim, world, wanted, now))
+            plan = self._planned(world, partial(plan_claim, world, wanted, now))
             first = self._allocate("next_launch_id", len(free), self._in_force())
             launches = [
                 documents.new_launch(
@@ -235,7 +152,8 @@ class Claims(OfflineRuns):
                 won = self._take(free, launches, now)
                 self._discard(launch for launch in launches if launch["fw_id"] not in won)
                 self._retire_superseded(_earlier(won.values()))
-                plan = self._planned(world, partial(plan_claim, world, won, now))
+                if won.keys() != set(wanted):
+                    plan = self._planned(world, partial(plan_claim, world, won, now))
                 self._execute(plan.writes, token)
             return self._claims(launches, won)
 
@@ -458,16 +376,6 @@ class Claims(OfflineRuns):
             return plan
 
 
-def _kind(spec: Document) -> bytes:
-    """Return what tells equal specs, in a few bytes."""
-    return hashlib.sha256(bson.encode(spec)).digest()
-
-
-def _is_exact(finder: Any) -> bool:
-    name = finder.get("_fw_name") if isinstance(finder, dict) else None
-    return isinstance(name, str) and name in _EXACT
-
-
 def _damage(seen: Document) -> str:
     """Return why a Firework cannot be reserved; "" if it can."""
     if not is_id(seen.get("fw_id")):
@@ -495,10 +403,6 @@ def _known(launches: Mapping[int, Document], numbers: Iterable[int] | None) -> l
 
 def _earlier(fireworks: Iterable[Document]) -> set[int]:
     return {number for firework in fireworks for number in firework.get("archived_launches") or ()}
-
-
-def _member(world: World, fw_id: int) -> bool:
-    return any(fw_id in workflow["nodes"] for workflow in world.workflows)
 
 
 def _told(action: Document | None) -> Document | None:

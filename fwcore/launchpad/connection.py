@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import socket
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
@@ -26,6 +27,41 @@ from fwcore.errors import DatabaseRefused, DatabaseUnreachable, InvalidSettings
 
 Document = dict[str, Any]
 
+#: What helps, by what the driver or OpenSSL says; the first that fits.
+_HINTS = [
+    (
+        r"certificate has expired|certificate is not yet valid",
+        "whoever runs the server must renew its certificate; if that is good, the clock of this host is wrong",
+    ),
+    (
+        r"unable to get local issuer|self.signed certificate",
+        "nobody known here has signed the server's certificate: name its CA in the URI, tlsCAFile=/path/ca.pem",
+    ),
+    (
+        r"(?i:hostname|ip address) mismatch",
+        "the server's certificate is for another name: use the host name that stands in it",
+    ),
+    (
+        r"(?i)wrong.version.number|record layer|EOF occurred",
+        "the server speaks no TLS there: leave tls=true out",
+    ),
+    (
+        r"(?i)alert (certificate required|bad certificate|unknown ca|handshake failure)",
+        "the server wants a certificate of ours: tlsCertificateKeyFile=/path/client.pem in the URI",
+    ),
+    (
+        r"connection closed|Connection reset",
+        "the server may want TLS (tls=true in the URI), or something on the way cuts connections",
+    ),
+]
+_UNREACHABLE = "check that MongoDB runs and that this host may reach it; nothing is lost meanwhile"
+#: The server's codes: Unauthorized, AuthenticationFailed (error_codes.yml of MongoDB).
+_UNAUTHORIZED, _AUTHENTICATION_FAILED = 13, 18
+_REFUSALS = {
+    _UNAUTHORIZED: "the user lacks a right, or none is given; docs/security.md has the role that fwagent needs",
+    _AUTHENTICATION_FAILED: "check user, password and authSource (the database that the user was made in, often admin)",
+}
+
 
 @contextmanager
 def reaching(what: str) -> Iterator[None]:
@@ -34,20 +70,27 @@ def reaching(what: str) -> Iterator[None]:
         yield
     except ConnectionFailure as error:
         raise DatabaseUnreachable(
-            f"the database at {what} does not answer: {_first_line(error)}",
-            "check that MongoDB runs and that this host may reach it; nothing is lost meanwhile",
+            f"the database at {what} does not answer: {_first_line(error)}", _hint(error)
         ) from None
     except OperationFailure as error:
         if isinstance(error, (BulkWriteError, DuplicateKeyError)):
             raise
         raise DatabaseRefused(
             f"the database at {what} refused: {_first_line(error)}",
-            "check user, password, authSource and the rights of the user on this database",
+            _REFUSALS.get(
+                error.code or 0,
+                "check user, password, authSource and the rights of the user on this database",
+            ),
         ) from None
 
 
 def _first_line(error: Exception) -> str:
-    return str(error).splitlines()[0].split(", Timeout:")[0].split(", full error:")[0][:300]
+    line = str(error).splitlines()[0].split(", Timeout:")[0].split(", full error:")[0]
+    return re.sub(r" \((_ssl\.c:\d+|configured timeouts: [^)]*)\)", "", line)[:300]
+
+
+def _hint(error: Exception) -> str:
+    return next((hint for words, hint in _HINTS if re.search(words, str(error))), _UNREACHABLE)
 
 
 class Connected:
@@ -88,6 +131,12 @@ def connect(
         client: MongoClient[Document] = MongoClient(uri, **settings)
         where = ", ".join(f"{host}:{port}" for host, port in _seeds(client)) + f"/{name}"
         return client[name], where
+    except OSError as error:
+        # Of a certificate, which the driver reads at once.
+        raise InvalidSettings(
+            f"a file that the database URI names cannot be used: {error.filename or error.strerror or error}",
+            "tlsCAFile and tlsCertificateKeyFile name PEM files on this host",
+        ) from None
     except (InvalidURI, ConfigurationError, ValueError, TypeError, PyMongoError):
         raise InvalidSettings(
             "the database URI cannot be understood",

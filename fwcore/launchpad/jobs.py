@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from datetime import timedelta
 from itertools import takewhile
 from typing import Any
+
+from pymongo.errors import OperationFailure
 
 from fwcore.documents import iso
 from fwcore.launchpad.reading import WHOLE, is_id
@@ -43,6 +46,16 @@ class Jobs(Session):
             found = self._job_records(query, runs)
             held = self._held_by_claims() if any(job.job_id is None for job in found) else set()
         return [job for job in found if job.fw_state and job.launch_id not in held]
+
+    def identity(self) -> str:
+        """Return what tells this database from all others, of the same name or made anew: the UUID of its launches.
+
+        It is "" if there are none, or if this user may not ask.
+        """
+        with self._reaching(), suppress(OperationFailure):
+            for found in self._db.list_collections(filter={"name": "launches"}):
+                return str(found.get("info", {}).get("uuid", ""))
+        return ""
 
     def jobs_of(self, launch_ids: Iterable[int]) -> dict[int, JobRecord]:
         """Return what is known of launches, whatever has become of them; those that are gone are left out."""

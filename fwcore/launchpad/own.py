@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Mapping
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
-from pymongo import ReturnDocument
+from pymongo import ReturnDocument, UpdateOne
 
+from fwcore.errors import FwagentError
 from fwcore.launchpad.journal import in_force
-from fwcore.launchpad.records import Lease
+from fwcore.launchpad.records import Lease, Wish
 from fwcore.launchpad.session import Session
 from fwrunner.protocol import utcnow
 
 Document = dict[str, Any]
+
+#: What an agent may be asked to do. A word that is not known here comes from a newer fwagent: then nothing is done.
+MODES = ("run", "drain", "pause")
 
 
 class Own(Session):
@@ -29,6 +33,46 @@ class Own(Session):
                 {"$set": {"worker": worker, "launch_dir": launch_dir, "registered_on": now}},
                 upsert=True,
             )
+
+    def register_all(self, worker: str, launch_dirs: Mapping[int, str]) -> None:
+        """Likewise, of any number of launches."""
+        now = self._clock()
+        changes = [
+            UpdateOne(
+                {"_id": launch_id},
+                {"$set": {"worker": worker, "launch_dir": launch_dir, "registered_on": now}},
+                upsert=True,
+            )
+            for launch_id, launch_dir in launch_dirs.items()
+        ]
+        if changes:
+            with self._reaching():
+                self._db.fwagent_dirs.bulk_write(changes, ordered=False)
+
+    def move_launches(self, moves: Mapping[int, tuple[str, str]]) -> dict[int, str]:
+        """Note that launch directories were moved, {launch_id: (from, to)}; return {launch_id: to} of those changed.
+
+        What is not, or no more, where it is said to come from is left: a launch in the database, or a registration.
+        """
+        if not moves:
+            return {}
+        self._check_lease()
+        with self._reaching():
+            fence = self._in_force() if self._lease is not None else {}
+            for launch_id, (old, new) in moves.items():
+                change = {"$set": {"launch_dir": new}}
+                self._db.launches.update_one(
+                    {"launch_id": launch_id, "launch_dir": old, **fence}, change
+                )
+                self._db.fwagent_dirs.update_one(
+                    {"_id": launch_id, "launch_dir": old, **fence}, change
+                )
+            wanted = {"launch_id": {"$in": list(moves)}}
+            found = self._db.launches.find(wanted, {"launch_id": 1, "launch_dir": 1})
+            places = {launch["launch_id"]: launch.get("launch_dir") for launch in found}
+            named = self._db.fwagent_dirs.find({"_id": {"$in": list(moves)}})
+            places.update({entry["_id"]: entry["launch_dir"] for entry in named})
+        return {key: new for key, (_old, new) in moves.items() if places.get(key) == new}
 
     def unregister(self, worker: str, launch_dirs: Iterable[str]) -> list[str]:
         """Forget registered directories; return those that were registered."""
@@ -45,10 +89,13 @@ class Own(Session):
                 fence = self._in_force() if self._lease is not None else {}
                 self._db.fwagent_dirs.delete_many({"_id": {"$in": wanted}, **fence})
 
-    def registered(self, worker: str) -> dict[int, str]:
-        """Return {launch_id: launch_dir} of the registered directories of a worker."""
+    def registered(self, worker: str, *, within: float | None = None) -> dict[int, str]:
+        """Return {launch_id: launch_dir} of a worker's directories, of those registered ``within`` some seconds."""
+        query: Document = {"worker": worker}
+        if within is not None:
+            query["registered_on"] = {"$gt": self._clock() - timedelta(seconds=within)}
         with self._reaching():
-            cursor = self._db.fwagent_dirs.find({"worker": worker})
+            cursor = self._db.fwagent_dirs.find(query)
             return {entry["_id"]: entry["launch_dir"] for entry in cursor}
 
     def acquire_lease(self, worker: str, owner: str, seconds: float) -> Lease:
@@ -94,6 +141,49 @@ class Own(Session):
         if own:
             self._lease = None
             self._begin_session()
+
+    def wish(self, worker: str) -> Wish:
+        """Return what was asked of the agent of a worker last, whether or not there is one."""
+        with self._reaching():
+            return _wish(self._db.fwagent_leases.find_one({"_id": worker}) or {})
+
+    def ask(self, seen: Wish, worker: str, mode: str, by: str) -> Wish:
+        """Ask whoever serves a worker, now or later, for a mode; return the wish as it is stored.
+
+        ``seen`` is the last one that the caller knows of: raises FwagentError if there is a newer one.
+        """
+        leases = self._db.fwagent_leases
+        number = seen.number or {"$exists": False}
+        wanted = {"mode": mode, "by": {"$literal": by}, "on": "$$NOW", "number": seen.number + 1}
+        with self._reaching():
+            leases.update_one({"_id": worker}, {"$setOnInsert": {"epoch": 0}}, upsert=True)
+            found = leases.find_one_and_update(
+                {"_id": worker, "wish.number": number},
+                [{"$set": {"wish": wanted}}],
+                return_document=ReturnDocument.AFTER,
+            )
+        if found is None:
+            raise FwagentError(
+                f"somebody else has asked the agent of {worker!r} for something at the same moment",
+                "`fwagent status` shows what; ask again if it is to be otherwise",
+            )
+        return _wish(found)
+
+    def ask_to_stop(self, lease: Lease, by: str) -> bool:
+        """Ask the holder of a lease to end, and nobody who holds it later; False if it has ended meanwhile."""
+        stop = {"epoch": lease.epoch, "by": by}
+        with self._reaching():
+            return bool(
+                self._db.fwagent_leases.update_one(
+                    in_force(lease), {"$set": {"stop": stop}}
+                ).matched_count
+            )
+
+    def follow(self, lease: Lease) -> None:
+        """Answer the wish of a lease that one holds: it is in force from now on."""
+        with self._reaching():
+            same = {**in_force(lease), "wish.number": lease.wish.number}
+            self._db.fwagent_leases.update_one(same, {"$set": {"followed": lease.wish.number}})
 
     def count_trouble(self, kind: str, reasons: Mapping[int, str]) -> dict[int, int]:
         """Count a trouble of Fireworks, {fw_id: what was said}; return how often each has had it.
@@ -151,12 +241,27 @@ class Own(Session):
 
 def _lease(document: Mapping[str, Any]) -> Lease:
     never = datetime.fromtimestamp(0, tz=utcnow().tzinfo)
+    epoch, stop = document.get("epoch", 0), document.get("stop") or {}
     return Lease(
         worker=document["_id"],
         owner=document.get("owner", ""),
         host=document.get("host", ""),
         pid=document.get("pid", 0),
-        epoch=document.get("epoch", 0),
+        epoch=epoch,
         expires_at=document.get("expires_at", never),
         since=document.get("since", never),
+        wish=_wish(document),
+        followed=document.get("followed", 0),
+        stop=stop.get("by", "somebody") if stop.get("epoch") == epoch else "",
+    )
+
+
+def _wish(document: Mapping[str, Any]) -> Wish:
+    told = document.get("wish") or {}
+    mode = str(told.get("mode", "run"))
+    return Wish(
+        mode=mode if mode in MODES else "pause",
+        by=str(told.get("by", "")),
+        on=told.get("on"),
+        number=int(told.get("number", 0)),
     )

@@ -49,12 +49,16 @@ _LAUNCH_TOLD = {
 class Queries(Session):
     """Reads a LaunchPad."""
 
-    def open_launches(self, worker: str | None = None) -> list[OpenLaunch]:
-        """Return the launches with an open offline run, of one worker or of all of them."""
+    def open_launches(self, worker: str | None = None, *, after: int = 0) -> list[OpenLaunch]:
+        """Return the launches with an open offline run, of one worker or of all of them.
+
+        Those with a launch_id greater than ``after``, so that new ones can be asked for alone.
+        """
         with self._reaching():
-            runs = self._db.offline_runs.find(
-                {"completed": False, "deprecated": False}, {"launch_id": 1, "_id": 0}
-            )
+            is_open: Document = {"completed": False, "deprecated": False}
+            if after > 0:
+                is_open["launch_id"] = {"$gt": after}
+            runs = self._db.offline_runs.find(is_open, {"launch_id": 1, "_id": 0})
             query: Document = {"launch_id": {"$in": [run.get("launch_id") for run in runs]}}
             return self._open_launches(query, worker)
 
@@ -62,6 +66,13 @@ class Queries(Session):
         """Return what is known of launches, open or not."""
         with self._reaching():
             return self._open_launches({"launch_id": {"$in": list(launch_ids)}}, None)
+
+    def tokens(self, launch_ids: Iterable[int]) -> dict[int, str]:
+        """Return {launch_id: token} of launches that were given one: those that fwagent has staged."""
+        query = {"launch_id": {"$in": list(launch_ids)}, "fwagent.token": {"$type": "string"}}
+        with self._reaching():
+            runs = self._db.offline_runs.find(query, {"launch_id": 1, "fwagent.token": 1})
+            return {run["launch_id"]: run["fwagent"]["token"] for run in runs}
 
     def _open_launches(self, query: Document, worker: str | None) -> list[OpenLaunch]:
         if worker is not None:
@@ -111,22 +122,18 @@ class Queries(Session):
         Those of some Fireworks, of Fireworks of a name, in some states, and with news ``since`` a moment.
         """
         query: Document = {"fworker.name": worker} if worker is not None else {}
+        if fw_ids is not None or name:
+            wanted: Document = {"name": name} if name else {}
+            wanted |= {} if fw_ids is None else {"fw_id": {"$in": list(fw_ids)}}
+            query["fw_id"] = {"$in": self.select(wanted)}
+        if states:
+            query["state"] = {"$in": list(states)}
+        if since is not None:
+            query["$or"] = _dated_since(since)
         with self._reaching():
-            if fw_ids is not None or name:
-                wanted: Document = {"name": name} if name else {}
-                wanted |= {} if fw_ids is None else {"fw_id": {"$in": list(fw_ids)}}
-                named = self._db.fireworks.find(wanted, {"fw_id": 1, "name": 1})
-                query["fw_id"] = {"$in": [doc["fw_id"] for doc in named]}
-            if states:
-                query["state"] = {"$in": list(states)}
-            if since is not None:
-                query["$or"] = _dated_since(since)
             found = list(self._db.launches.find(query, _RUN).sort("launch_id", -1).limit(limit))
-            of_interest = {"fw_id": {"$in": [launch.get("fw_id") for launch in found]}}
-            names = {
-                doc["fw_id"]: str(doc.get("name", ""))
-                for doc in self._db.fireworks.find(of_interest, {"fw_id": 1, "name": 1})
-            }
+        told = self.fw_states(launch.get("fw_id") for launch in found)
+        names = {fw_id: str(name) for fw_id, (_state, name) in told.items()}
         return [_run(launch, names.get(launch.get("fw_id"), "")) for launch in found]
 
     def select(self, query: Mapping[str, Any]) -> list[int]:

@@ -163,8 +163,26 @@ class Story:
 
 
 @dataclass(frozen=True)
+class Wish:
+    """What people want the agent of a worker to do, whoever holds its lease; it stays until the next one.
+
+    ``mode``: `run`; `drain`, launch nothing; `pause`, write nothing at all. ``by`` is who asked, as user@host,
+    and ``on`` when, by the server's clock. ``number`` counts the wishes of a worker; 0: nobody has ever asked.
+    """
+
+    mode: str = "run"
+    by: str = ""
+    on: datetime | None = None
+    number: int = 0
+
+
+@dataclass(frozen=True)
 class Lease:
-    """The right to serve a worker, as stored in ``fwagent_leases``. ``epoch`` counts the holders."""
+    """The right to serve a worker, as stored in ``fwagent_leases``. ``epoch`` counts the holders.
+
+    ``followed`` is the number of the wish that an agent has answered last; ``stop`` says who has asked the present
+    holder to end, "" if nobody has.
+    """
 
     worker: str
     owner: str
@@ -173,6 +191,9 @@ class Lease:
     epoch: int
     expires_at: datetime
     since: datetime
+    wish: Wish = Wish()
+    followed: int = 0
+    stop: str = ""
 
 
 @dataclass(frozen=True)

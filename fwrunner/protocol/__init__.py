@@ -38,6 +38,8 @@ FW_JSON = "FW.json"
 OFFLINE_JSON = "FW_offline.json"
 PING_JSON = "FW_ping.json"
 ACTION_JSON = "FW_action.json"
+#: In the environment of a job: the launch that it was submitted for.
+LAUNCH_VARIABLE = "FWAGENT_LAUNCH_ID"
 OUTBOX_PATH = os.path.join(".fwagent", "outbox")
 
 #: Below the home directory; the entries are named as those of the outbox.

@@ -76,6 +76,8 @@ def _apply(spec: Document, verb: str, arguments: Any) -> None:
             raise InvalidAction("_unset takes a list of keys")
         arguments = dict.fromkeys(arguments, "")
     for path, value in arguments.items():
+        if verb == "_pull_all" and value == [] and "->" in path:
+            continue  # FireWorks makes no objects on the way then, as it does for all else
         try:
             handler(*_descend(spec, path, verb), value)
         except (KeyError, TypeError, AttributeError, ValueError, IndexError) as error:

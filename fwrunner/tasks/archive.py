@@ -10,6 +10,7 @@ import shutil
 from typing import Any, Callable, Dict, Iterator, List
 
 from fwrunner.control import OUR_DIRECTORY, is_being_written, is_control_file, is_own_output
+from fwrunner.places import path_of
 from fwrunner.zipped import open_zipped
 
 Params = Dict[str, Any]
@@ -48,7 +49,7 @@ def archive_dir(params: Params, _spec: Params) -> None:
             f"ArchiveDirTask: 'format' is {kind!r:.40}, not one of {', '.join(_FORMATS)}"
         )
     suffix, mode = _FORMATS[kind]
-    path = os.path.abspath(params["base_name"] + suffix)
+    path = os.path.abspath(path_of(params["base_name"] + suffix))
     # Listed before the archive is there: it must not become a part of itself.
     members = [member for member in _members() if os.path.abspath(member) != path]
     os.makedirs(os.path.dirname(path), exist_ok=True)
@@ -81,11 +82,16 @@ def _zip(path: str, members: List[str]) -> None:
         for member in members[1:]:
             # It takes no devices, and would wait at a FIFO for ever.
             if os.path.isfile(member) or os.path.isdir(member):
-                archive.write(member, os.path.normpath(member))
+                archive.write(member, _as_utf8(os.path.normpath(member)))
+
+
+def _as_utf8(path: str) -> str:
+    # A zip archive has its names in UTF-8, whatever the locale; what is no UTF-8 cannot be in one.
+    return os.fsencode(path).decode("utf-8", "replace")
 
 
 def _each_file(params: Params, task: str, replace: Callable[[str], None]) -> None:
-    for path in _files(params.get("dest", os.getcwd())):
+    for path in _files(path_of(params["dest"]) if "dest" in params else os.getcwd()):
         try:
             replace(path)
         except Exception as error:

@@ -9,6 +9,7 @@ import os
 from contextlib import ExitStack
 from typing import Any, BinaryIO, Dict, List, Optional, Tuple
 
+from fwrunner.places import path_of
 from fwrunner.tasks.child import run_command
 
 Params = Dict[str, Any]
@@ -108,7 +109,7 @@ class _Call:
         return code, {name: _whole(self._streams[name]) for name in wanted}
 
     def _opened(self, path: str, mode: str) -> Any:
-        return self._files.enter_context(open(path, mode))
+        return self._files.enter_context(open(path_of(path), mode))
 
     def _temporary_file(self) -> Any:
         # No pipe: what a command says may be large, and is seldom asked for.
@@ -157,7 +158,7 @@ def _output_path(target: Params) -> str:
     path = target.get("value")
     if not path:
         raise ValueError(f"CommandLineTask: the target {target!r:.200} has no path")
-    if os.path.isdir(path):
+    if os.path.isdir(path_of(path)):
         import uuid
 
         path = os.path.join(path, str(uuid.uuid4()))

@@ -7,6 +7,7 @@ spec of the running Firework is not altered, but by the action that comes back.
 from typing import Any, Dict, List
 
 from fwrunner import data_files, protocol
+from fwrunner.places import path_of
 from fwrunner.tasks import canonical, check_parameters
 
 Params = Dict[str, Any]
@@ -67,7 +68,7 @@ def import_data(params: Params, spec: Params) -> Params:
     path = _text(params["filename"], "ImportDataTask", "filename")
     if not path.endswith((".json", ".yaml")):
         raise ValueError(f"ImportDataTask: {path!r:.200} ends in neither .json nor .yaml")
-    with open(path, encoding="utf-8") as stream:
+    with open(path_of(path), encoding="utf-8") as stream:
         data = data_files.parse(stream.read(), path)
     place = _text(params["mapstring"], "ImportDataTask", "mapstring").split("/")
     return {"update_spec": {place[0]: _placed(spec, place, data)[place[0]]}}

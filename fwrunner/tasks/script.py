@@ -8,6 +8,7 @@ script_task.py``). Here they work.
 from contextlib import ExitStack
 from typing import Any, Dict, List, Tuple
 
+from fwrunner.places import path_of
 from fwrunner.tasks.child import run_command
 
 Params = Dict[str, Any]
@@ -67,7 +68,7 @@ def _stdin(options: Params, spec: Params, files: ExitStack) -> Tuple[Any, Any]:
     if path and key:
         raise ValueError("ScriptTask: stdin_file and stdin_key exclude each other")
     if path:
-        return files.enter_context(open(path, "rb")), None
+        return files.enter_context(open(path_of(path), "rb")), None
     if not key:
         return None, None
     data = spec[key]
@@ -84,7 +85,7 @@ class _Output:
         path = options.get(name + "_file")
         self.file: Any = None
         if path:
-            self.file = files.enter_context(open(path, "ab"))  # noqa: SIM115
+            self.file = files.enter_context(open(path_of(path), "ab"))  # noqa: SIM115
         self.stream = _PIPE if self.stored else self.file
 
     def add(self, data: Any) -> None:

@@ -10,6 +10,7 @@ import sys
 from typing import Any, Dict
 
 from fwrunner.action import Fault
+from fwrunner.places import path_of
 
 Params = Dict[str, Any]
 
@@ -26,7 +27,8 @@ def write_template(params: Params, spec: Params) -> None:
     """Write ``output_file`` from ``template_file`` (in ``template_dir``) and ``context``."""
     options = spec if params.get("use_global_spec") else params
     directory = options.get("template_dir") or _default_directory(options["template_file"])
-    path = os.path.join(directory, options["template_file"])
+    directory = path_of(directory)
+    path = os.path.join(directory, path_of(options["template_file"]))
     if not os.path.exists(path):
         raise ValueError(f"TemplateWriterTask could not find a template file at: {path}")
     loader = _jinja2.FileSystemLoader(directory)
@@ -34,7 +36,7 @@ def write_template(params: Params, spec: Params) -> None:
         template = _jinja2.Environment(loader=loader, autoescape=True).from_string(stream.read())
     text = template.render(options["context"])
     with open(
-        options["output_file"], "a" if options.get("append") else "w", encoding="utf-8"
+        path_of(options["output_file"]), "a" if options.get("append") else "w", encoding="utf-8"
     ) as output:
         output.write(text)
 

@@ -140,6 +140,15 @@ def test_a_refused_script(slurm_queue, staged):
     assert outcomes[2].job_id
 
 
+def test_a_limit_is_no_refusal(slurm, slurm_queue, staged):
+    with slurm.limited(0):
+        outcomes = submit(slurm_queue, *(staged(number, "sleep 600") for number in range(6)))
+    errors = [outcome.error for outcome in outcomes.values() if outcome.error]
+    assert [type(error) for error in errors] == [LimitReached] * 6
+    assert "Job violates accounting/QOS policy" in errors[0].title
+    assert not any(outcome.doubtful for outcome in outcomes.values())
+
+
 def test_when_all_are_refused_the_rest_is_not_tried(slurm_queue, staged):
     head = f"{HEAD}#SBATCH --partition=none\n"
     outcomes = submit(slurm_queue, *(staged(number, "true", head=head) for number in range(30)))

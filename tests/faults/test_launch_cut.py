@@ -23,30 +23,21 @@ COUNT = 3
 
 # Launches, and kills itself after the given command; without one, prints how many there were.
 VICTIM = """
-import json, os, signal, sys
+import json, sys
 from pathlib import Path
 import pymongo.monitoring
+from tests.support.killer import Killer
+
 job = json.loads(sys.argv[1])
-
-class Killer(pymongo.monitoring.CommandListener):
-    count = 0
-    def started(self, event):
-        pass
-    def failed(self, event):
-        pass
-    def succeeded(self, event):
-        Killer.count += 1
-        if Killer.count == job["at"]:
-            os.kill(os.getpid(), signal.SIGKILL)
-
-pymongo.monitoring.register(Killer())
+killer = Killer(job["at"])
+pymongo.monitoring.register(killer)
 from agent.config import load_config
 from agent.loop import make_parts
 from agent.results import Result
 
 parts = make_parts(load_config(Path(job["config"])))
 parts.way_out.launch(10, Result())
-print(Killer.count)
+print(killer.count)
 """
 
 

@@ -26,33 +26,22 @@ from tests.support.queues import Bench
 
 # Forks for each line: the child reconciles as told, and kills itself after the given command.
 VICTIM = """
-import json, os, signal, sys
+import json, os, sys
 from pathlib import Path
-from pymongo.monitoring import CommandListener
 from agent.config import Config
 from agent.reconciler import Reconciler
 from agent.recover import WayBack
 from agent.results import Result
 from fwcore.launchpad import LaunchPad
 from fwrunner.protocol import MAX_REPORT_SIZE
+from tests.support.killer import Killer
 from tests.support.queues import FakeQueue
-
-class Killer(CommandListener):
-    count = 0
-    def started(self, event):
-        pass
-    def failed(self, event):
-        pass
-    def succeeded(self, event):
-        self.count += 1
-        if self.count == job["at"]:
-            os.kill(os.getpid(), signal.SIGKILL)
 
 for line in sys.stdin:
     job = json.loads(line)
     child = os.fork()
     if child == 0:
-        killer = Killer()
+        killer = Killer(job["at"])
         lp = LaunchPad.from_uri(job["uri"], job["name"], event_listeners=[killer])
         root = Path(job["root"])
         lp.queue_name = f"slurm:{root}"

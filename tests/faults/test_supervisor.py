@@ -5,6 +5,7 @@ import os
 import signal
 import sys
 import time
+import zipfile
 from contextlib import suppress
 from pathlib import Path
 
@@ -110,6 +111,15 @@ FUNCTIONS = """
             time.sleep(60)
         except BaseException:
             pass
+
+    def ignore():
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        print("up", flush=True)
+        while True:
+            with open("FW_offline.json") as file:
+                if "FIZZLED" in file.read():
+                    return
+            time.sleep(0.01)
 
     def busy():
         data = b"x" * 50_000_000
@@ -271,7 +281,14 @@ class TestDeaths:
         assert job.stage("crash_at_exit()").run()[0] == 0
         assert job.report().state == "COMPLETED"
 
-    @pytest.mark.parametrize("task", ["echo $$; sleep 60; echo no > no", "deaf()"])
+    @pytest.mark.parametrize(
+        "task",
+        [
+            "echo $$; sleep 60; echo no > no",
+            "timeout 60 sh -c 'echo $$; sleep 60; echo no > no'; echo",
+            "deaf()",
+        ],
+    )
     @pytest.mark.parametrize("python", pythons())
     def test_of_the_supervisor_is_one_of_the_tasks_too(self, job, python, task):
         job.stage(task)
@@ -297,12 +314,15 @@ class TestSignals:
     @pytest.mark.parametrize(
         ("number", "python"),
         [(name, python) for name in ("TERM", "INT", "USR1") for python in pythons()]
-        + [("HUP", sys.executable), ("USR2", sys.executable), ("XCPU", sys.executable)],
+        + [(name, sys.executable) for name in ("HUP", "USR2", "XCPU", "QUIT", "ALRM")]
+        + [("RTMIN", python) for python in pythons()],
     )
     def test_reach_the_command_and_end_the_firework(self, job, number, python):
         # The shell cannot run its trap before what it waits for has ended: that must have the signal too.
         waited_for = "sh -c 'echo up; exec sleep 60'"
-        job.stage("true", f"trap 'echo told > told; exit 0' {number}; {waited_for}; exit 1", "no")
+        told = "trap 'echo told > told; exit 0'"
+        caught = int(getattr(signal, f"SIG{number}"))
+        job.stage("true", f"{told} {caught}; {waited_for}; exit 1", "no")
         job.environment["SLURM_JOB_END_TIME"] = str(time.time() + 60)
         process = job.start(python)
         assert process.stdout.readline() == "up\n"
@@ -390,10 +410,34 @@ class TestSignals:
         process.communicate(timeout=20)
         assert 5 < time.monotonic() - before < 10  # PBS kills after 10
         assert process.returncode == 1
-        told = "ended by SIGTERM; it did not stop, and was killed"
+        told = "ended by SIGTERM; it had not stopped by then"
         assert job.stored()["_message"] == f"task 2 of 2 (PyTask): {told}"
         assert gone(far)
         assert job.report().checkpoint["_task_n"] == 1
+
+    def test_the_report_is_there_within_two_seconds(self, job):
+        """Torque kills then, and others if they are told to."""
+        job.stage("trap '' TERM; echo up; sleep 60 & wait; wait; sleep 60")
+        process = job.start(start_new_session=True)
+        assert process.stdout.readline() == "up\n"
+        before = time.monotonic()
+        os.killpg(process.pid, signal.SIGTERM)
+        wait_until(lambda: job.report().final)
+        assert time.monotonic() - before < 2
+        os.killpg(process.pid, signal.SIGKILL)
+        process.communicate(timeout=10)
+        assert "ended by SIGTERM; it had not stopped by then" in job.stored()["_message"]
+
+    def test_nothing_goes_on_after_the_report(self, job):
+        """A task that has another handler may end later than the report is due."""
+        job.stage("ignore()", "echo x > second")
+        process = job.start()
+        assert process.stdout.readline() == "up\n"
+        process.terminate()
+        process.communicate(timeout=20)
+        assert process.returncode == 1
+        assert job.report().state == "FIZZLED"
+        assert not (job.place / "second").exists()
 
     def test_a_task_that_goes_on_has_its_result_told(self, job):
         job.stage("swallow()")
@@ -475,7 +519,7 @@ class TestTerminal:
         job.stage("echo $$; sleep 60; echo no")
         controller, terminal = pty.openpty()
         process = job.start(
-            stdin=terminal, start_new_session=True, preexec_fn=_take_terminal
+            stdin=terminal, start_new_session=True, preexec_fn=_ignore_hangup_and_take_terminal
         )  # fmt: skip
         os.close(terminal)
         shell = int(process.stdout.readline())
@@ -486,6 +530,27 @@ class TestTerminal:
         os.close(controller)
         assert job.stored()["_message"].endswith("ended by SIGTERM")
         assert not any(running(pid) for pid in before)
+
+    def test_the_death_of_the_supervisor(self, job):
+        import pty
+
+        job.stage("echo $$; sleep 60; echo no")
+        controller, terminal = pty.openpty()
+        process = job.start(
+            stdin=terminal, start_new_session=True, preexec_fn=_ignore_hangup_and_take_terminal
+        )  # fmt: skip
+        os.close(terminal)
+        shell = int(process.stdout.readline())
+        process.kill()
+        process.communicate(timeout=10)  # the end of stdout: all of them have ended
+        os.close(controller)
+        assert gone(shell)
+
+
+def _ignore_hangup_and_take_terminal() -> None:
+    # Else the death of the session's leader alone would end what reads from its terminal.
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    _take_terminal()
 
 
 def _take_terminal() -> None:
@@ -591,11 +656,23 @@ def test_paths_are_utf8_whatever_the_locale(job, python):
     job.outbox.mkdir()
     written = [{"filename": "\u00fc", "contents": "\u00fc"}]
     moved = {"mode": "move", "files": ["\u00fc"], "dest": "\u00e9"}
+    (job.place / "\u00e4.json").write_text("{}")
     job.stage(
+        {"_fw_name": "ArchiveDirTask", "base_name": "\u00e0", "format": "zip"},
+        {"_fw_name": "ImportDataTask", "filename": "\u00e4.json", "mapstring": "a"},
+        {
+            "_fw_name": "ScriptTask",
+            "script": "cat",
+            "stdin_file": "\u00e4.json",
+            "stdout_file": "\u00f6",
+        },
         {"_fw_name": "FileWriteTask", "files_to_write": written},
         {"_fw_name": "FileTransferTask", **moved},
     )
     job.environment.update(LC_ALL="C", PYTHONCOERCECLOCALE="0", PYTHONUTF8="0")
     assert job.run(python)[0] == 0
     assert (job.place / "\u00e9").read_bytes() == "\u00fc".encode()
+    assert (job.place / "\u00f6").read_text() == "{}"
+    with zipfile.ZipFile(job.place / "\u00e0.zip") as archive:
+        assert "\u00e4.json" in archive.namelist()
     assert (job.outbox / "7.abc.json").exists()

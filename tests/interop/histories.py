@@ -326,9 +326,28 @@ _actions = _weighted(
     (4, st.lists(_parts, min_size=1, max_size=5).map(dict.fromkeys).map(list).flatmap(_action)),
     (1, st.just(dict(EMPTY))),
 )
+
+
+def _loadable(action: Document) -> Document:
+    """Return the action without workflows that use a number twice.
+
+    FireWorks cannot load them: it writes its own failure over that of the job (a row of docs/compatibility.md).
+    """
+
+    def loads(growth: Document) -> bool:
+        numbers = [each["fw_id"] for each in growth.get("fws", ())]
+        return len(numbers) == len(set(numbers))
+
+    return {
+        **action,
+        **{key: [each for each in action[key] if loads(each)] for key in ("detours", "additions")},
+        "append_wfs": [each for each in action["append_wfs"] if loads(each["workflow"])],
+    }
+
+
 _failures = st.tuples(_usual({}, {}, {"additions": True}), _actions).map(
     lambda drawn: {
-        **(drawn[1] if drawn[0] else EMPTY),
+        **(_loadable(drawn[1]) if drawn[0] else EMPTY),
         "exit": True,
         "stored_data": FAILURE,
     }

@@ -578,6 +578,98 @@ def test_a_directory_that_was_moved_is_found_once_it_is_registered(site, store):
     assert site.json("dirs") == {"dirs": []}
 
 
+def test_a_directory_that_was_moved_below_the_root_is_found_by_itself(site, store):
+    fw_id = only(store.add())
+    claim = site.launch_one()
+    moved = site.root / "elsewhere" / "mine"
+    moved.parent.mkdir()
+    shutil.move(claim["launch_dir"], moved)
+    site.outbox.chmod(0o700)
+    assert site.fwrunner(moved).status == 0
+    for entry in site.outbox.iterdir():
+        entry.unlink()
+    assert [row["fw_id"] for row in site.json("recover")["applied"]] == [fw_id]
+    assert (store.state(fw_id), store.launch(claim["launch_id"])["launch_dir"]) == (
+        "COMPLETED",
+        str(moved),
+    )
+
+
+def test_a_copied_directory_never_reports_twice(site, store):
+    """Both copies run: the report that comes first counts. Of two where none should be, none is believed."""
+    parent, child = store.add({}, {}, links={1: [2]})
+    claim = site.launch_one()
+    place = Path(claim["launch_dir"])
+    copies = [place.with_name(name) for name in ("copy1", "copy2")]
+    for copy in copies:
+        shutil.copytree(place, copy)
+    place.rename(site.home / "away")
+    row = only(site.json("recover", status=3)["deferred"])
+    assert "the directory is gone, moved or purged" in row["reason"]
+    assert store.launch(claim["launch_id"])["launch_dir"] == str(place)
+
+    assert [site.fwrunner(copy).status for copy in copies] == [0, 0]
+    applied = [site.json("recover", status=None)["applied"] for _ in range(3)]
+    assert [[row["fw_id"] for row in rows] for rows in applied] == [[parent], [], []]
+    assert store.states() == {parent: "COMPLETED", child: "READY"}
+    assert site.json("register", *copies, status=1)["registered"] == []
+
+
+def test_a_directory_that_was_purged_after_the_end_loses_nothing(site, store):
+    fw_id = only(store.add())
+    claim = site.launch_one()
+    assert site.fwrunner(claim["launch_dir"]).status == 0
+    shutil.rmtree(claim["launch_dir"])
+    done = site.json("recover")
+    assert ([row["fw_id"] for row in done["applied"]], done["deferred"]) == ([fw_id], [])
+    assert store.state(fw_id) == "COMPLETED"
+
+
+def test_a_directory_that_vanished_is_told_and_its_job_may_still_report(site, store):
+    fw_id = only(store.add())
+    claim = site.launch_one()
+    saved = site.home / "saved"
+    shutil.move(claim["launch_dir"], saved)
+    for _ in range(2):
+        row = only(site.json("recover", status=3)["deferred"])
+        assert "the directory is gone" in row["reason"]
+        assert store.state(fw_id) == "RESERVED"
+    assert site.fwrunner(saved).status == 0
+    assert [row["fw_id"] for row in site.json("recover", status=None)["applied"]] == [fw_id]
+
+
+def test_a_tree_of_blocks_is_registered_at_once(site, store):
+    for _ in range(3):
+        store.add()
+    claims = store.stock_launches(site.home / "theirs" / "block_1", n=3)
+    away = site.home / "away"
+    shutil.move(site.home / "theirs", away)
+    (away / "block_1" / "launcher_9").mkdir()
+    (away / "block_1" / "launcher_9" / "FW_offline.json").write_text('{"launch_id": 99}')
+    done = site.json("register", away, status=1)
+    assert [row["launch_id"] for row in done["registered"]] == [1, 2, 3]
+    assert "launch 99 is not in the database" in only(done["refused"])["reason"]
+    for number, claim in enumerate(claims, 1):
+        place = away / "block_1" / f"launcher_{number}"
+        write_atomic(str(place / "FW_offline.json"), stock_report(claim))
+    assert len(site.json("recover")["applied"]) == 3
+    assert site.json("register", away / "block_1" / "launcher_1", status=1)["registered"] == []
+
+
+def test_register_refuses_a_directory_with_another_token(site, store):
+    store.add()
+    place = Path(site.launch_one()["launch_dir"])
+    other = site.home / "other"
+    shutil.copytree(place, other)
+    offline = json.loads((other / "FW_offline.json").read_text())
+    offline["fwagent"]["token"] = "forged"
+    (other / "FW_offline.json").write_text(json.dumps(offline))
+    assert "another token" in only(site.json("register", other, status=1)["refused"])["reason"]
+    assert site.json("register", place)["registered"] == [
+        {"launch_id": 1, "launch_dir": str(place)}
+    ]
+
+
 def test_dirs_and_unregister(site, store):
     store.add()
     assert site.run("dirs").stdout == "no launch directory may still tell anything\n"

@@ -1,14 +1,15 @@
 """`fwagent run` as a process on a real database: what wakes it, what it does, and how it ends."""
 
+import json
 import signal
 from functools import partial
 from pathlib import Path
 
 import pytest
 
-from agent.health import Health
+from agent.health import Health, read_status
 from agent.lease import LeaseKeeper
-from fwrunner.protocol import Report, outbox_name, write_atomic, write_report
+from fwrunner.protocol import Report, outbox_name, timestamp, write_atomic, write_report
 from tests.support.agent import (
     SHORT_LEASE,
     WORKER,
@@ -18,6 +19,7 @@ from tests.support.agent import (
     stock_report,
     wait_until,
 )
+from tests.support.listener import listening
 
 SCRIPT = {"_tasks": [{"_fw_name": "ScriptTask", "script": "true"}]}
 FAILS = {"_tasks": [{"_fw_name": "ScriptTask", "script": "exit 3"}]}
@@ -41,8 +43,9 @@ def only(rows):
 # ------------------------------------------------------------------------------------ the main job
 
 
-def test_a_workflow_runs_by_itself(site, store):
-    """Fan-out, fan-in and a failure, with no timer: only reports drive it on."""
+@pytest.mark.parametrize("events", [True, False], ids=["events", "no-events"])
+def test_a_workflow_runs_by_itself(site, store, events):
+    """Fan-out, fan-in and a failure, with no timer: only reports drive it on. Without events, the outbox is listed."""
     a, b, c, d, e, f = store.add(
         SCRIPT,
         SCRIPT,
@@ -52,9 +55,12 @@ def test_a_workflow_runs_by_itself(site, store):
         SCRIPT,
         links={1: [2, 3], 2: [4], 3: [4], 4: [5], 5: [6]},
     )
-    site.configure(queue={"type": "local"})
+    sync = {} if events else {"events": False, "outbox_interval": 0.3}
+    site.configure(queue={"type": "local"}, sync=sync)
     with site.daemon() as daemon:
         daemon.wait_for("applied", fw_id=e, state="FIZZLED")
+        told = site.json("status")["events"]
+        assert (told["kind"] == "not used") is not events
         # Each report comes twice, in its directory and in the outbox.
         wait_until(lambda: not list(site.outbox.iterdir()))
     assert store.states() == {
@@ -98,6 +104,22 @@ def test_max_queued_is_kept_and_a_reload_takes_a_new_one_over(site, store):
 # -------------------------------------------------------------------------------------- what wakes
 
 
+def test_a_stock_launch_is_found_by_the_sweep_alone(site, store):
+    """With all events lost, and nothing in the outbox: rlaunch has none."""
+    store.add()
+    claim = only(store.stock_launches(site.home))
+    site.configure(sync={"events": False, "sweep_interval": 0.3})
+    offline = Path(claim.launch_dir, "FW_offline.json")
+    with site.daemon() as daemon:
+        final = stock_report(claim)
+        site.await_first_pass()
+        in_place(offline, {"launch_id": claim.launch_id, "started_on": final["started_on"]})
+        daemon.wait_for("applied", launch_id=claim.launch_id, state="RUNNING")
+        in_place(offline, final)
+        daemon.wait_for("applied", launch_id=claim.launch_id, state="COMPLETED")
+    assert store.state(claim.fw_id) == "COMPLETED"
+
+
 def test_a_stock_launch_is_found_and_picked_up_by_event(site, store):
     """Nothing of ours is in its files or documents, and it writes in place. No sweep is due for a day."""
     store.add()
@@ -130,6 +152,28 @@ def test_the_sweep_finds_what_no_event_tells(site, store):
         in_place(place / "FW_offline.json", stock_report(claim))
         daemon.wait_for("applied", launch_id=claim.launch_id, state="COMPLETED")
     assert store.state(claim.fw_id) == "COMPLETED"
+
+
+def test_a_directory_that_was_moved_below_the_root_is_gone_after(site, store):
+    fw_id = only(store.add())
+    claim = site.launch_one()
+    site.configure(sync={"sweep_interval": 0.3})
+    with site.daemon() as daemon:
+        site.await_first_pass()
+        moved = site.root / "moved"
+        Path(claim["launch_dir"]).rename(moved)
+        daemon.wait_for("moved", launch_id=claim["launch_id"], launch_dir=str(moved))
+        in_place(moved / "FW_offline.json", told_by(moved))
+        daemon.wait_for("applied", fw_id=fw_id, state="COMPLETED")
+    assert store.launch(claim["launch_id"])["launch_dir"] == str(moved)
+
+
+def told_by(place):
+    """What a run there leaves that cannot reach the outbox."""
+    offline = json.loads((place / "FW_offline.json").read_text(encoding="utf-8"))
+    now = timestamp()
+    times = {"started_on": now, "completed_on": now}
+    return {**offline, **times, "fwaction": {}, "state": "COMPLETED"}
 
 
 def test_the_sweep_retires_what_lpad_has_left_open(site, store):
@@ -261,6 +305,62 @@ def workflow_file(site):
     path = site.home / "one.yaml"
     path.write_text("spec: {_tasks: [{_fw_name: ScriptTask, script: 'true'}]}\n", encoding="utf-8")
     return path
+
+
+def test_passes_that_do_nothing_are_silent(site, store):
+    site.configure(
+        sync=dict.fromkeys(("sweep_interval", "outbox_interval", "reserve_interval"), 0.05)
+    )
+    with site.daemon() as daemon:
+        site.await_first_pass()
+        before = list(daemon.log)
+        store.add()
+        claim = only(store.stock_launches(site.home))
+        in_place(Path(claim.launch_dir, "FW_offline.json"), stock_report(claim))
+        daemon.wait_for("applied", state="COMPLETED")
+        wait_until(lambda: (read_status(site.root / ".fwagent") or {})["applied"] == 1)
+        assert [entry["event"] for entry in daemon.log[len(before) :]] == ["applied"]
+    assert [entry["event"] for entry in before] == ["started", "serving"]
+
+
+# ------------------------------------------------------------------------------ told to others
+
+
+def test_metrics_and_heartbeats_while_it_serves(site, store):
+    path = site.home / "fwagent.prom"
+    with listening() as listener:
+        monitor = {
+            "metrics_file": str(path),
+            "heartbeat_url": listener.url,
+            "heartbeat_interval": 0.1,
+        }
+        site.configure(monitor=monitor, sync={"outbox_interval": 0.05})
+        store.add()
+        with site.daemon() as daemon:
+            listener.status = 503
+            failed = daemon.wait_for("the heartbeat is not taken")
+            assert failed["reason"] == "HTTP status 503"
+            listener.status = 200
+            daemon.wait_for("the heartbeat is taken again")
+            wait_until(lambda: store.state(1) == "RESERVED")
+            text = path.read_text(encoding="utf-8")
+            assert 'fwagent_serving{worker="test-worker"} 1.0' in text
+            reload_without(site, daemon)
+        assert 'fwagent_passes_total{worker="test-worker"}' in path.read_text(encoding="utf-8")
+        assert set(listener.asked) == {"/ping/t0ken"}
+        count = len(listener.asked)
+        site.configure(monitor={"heartbeat_url": listener.url})
+        site.run("sync")
+        assert len(listener.asked) == count + 1
+        listener.status = 404
+        assert "the heartbeat is not taken: HTTP status 404" in site.run("sync").stderr
+    assert "t0ken" not in str(daemon.log)
+
+
+def reload_without(site, daemon):
+    site.configure()
+    daemon.reload()
+    daemon.wait_for("the new configuration is in force")
 
 
 # -------------------------------------------------------------------------------- two for one worker

@@ -32,7 +32,7 @@ ASKING = {"rerun", "defuse", "forget", "unlock"}
 NEEDY = {*ASKING, "explain", "register", "unregister", "add", "runner export"}
 
 _CODE = re.compile(r"`([^`]+)`")
-_CALL = re.compile(r"(?:^|[\s'/(])fwagent ((?:-|[a-z]).*)")
+_CALL = re.compile(r"(?:^|[\s'/(])(?<!-unit )fwagent ((?:-|[a-z]).*)")
 
 
 def calls(text: str) -> list[str]:
@@ -62,6 +62,7 @@ ALL = sorted({(page.name, call) for page in PAGES for call in calls(page.read_te
 def test_there_are_calls():
     assert len(ALL) > 60
     assert calls("    */5 * * * *  $HOME/bin/fwagent sync >>$HOME/log 2>&1") == ["sync"]
+    assert calls("`journalctl --user-unit fwagent -p warning`") == []
     assert calls("a `fwagent runs -s X`, `lpad`; fwagent no") == ["runs -s X"]
 
 

@@ -113,6 +113,21 @@ def test_a_configuration_that_others_may_change(site):
     assert {c["verdict"] for c in examined(site)["configuration"]} == {"pass", "warn"}
 
 
+@pytest.mark.parametrize(
+    ("place", "words"),
+    [("gone/x.prom", "cannot be written"), ("x.txt", "does not end with .prom")],
+)
+def test_metrics_that_nobody_would_see(site, tmp_path, place, words):
+    site.configure(
+        monitor={"metrics_file": str(tmp_path / place), "heartbeat_url": "http://h/t0ken"}
+    )
+    site.config.chmod(0o644)
+    found = site.run("doctor", status=None).stdout
+    assert words in found
+    assert "others can read the heartbeat's URL" in found
+    assert "t0ken" not in found
+
+
 def test_what_was_left_behind(site, tmp_path):
     rescued = site.home / ".fwagent" / "rescue"
     rescued.mkdir(parents=True)

@@ -11,7 +11,7 @@ import pytest
 from agent import service
 from fwcore.documents import iso
 from fwrunner.protocol import timestamp, utcnow, write_atomic
-from tests.support.agent import TASKS, Site, Store, wait_until
+from tests.support.agent import TASKS, WORKER, Site, Store, wait_until
 from tests.support.calls import all_commands
 
 PAGE = Path(__file__).parents[2] / "docs" / "json-outputs.md"
@@ -116,6 +116,7 @@ def _gathered(site: Site, store: Store, db: Any) -> dict[str, list[Any]]:
     db.fwagent_refused.insert_one({"_id": "t/launches/3", "reason": "x", "on": utcnow()})
     db.workflows.update_one({"nodes": waits["fw_id"]}, {"$set": {"locked": True}})
     run("status")
+    _modes(store, run)
     run("runs")
     run("defuse", "-i", waits["fw_id"])
     run("unlock", waits["fw_id"], "--yes")
@@ -134,6 +135,17 @@ def _gathered(site: Site, store: Store, db: Any) -> dict[str, list[Any]]:
     wait_until(lambda: list(site.outbox.glob("[0-9]*.json")))
     run("sync")
     return found
+
+
+def _modes(store: Store, run: Any) -> None:
+    for name in ("drain", "pause", "resume", "stop"):
+        run(name, status=0)
+    lease = store.launchpad.acquire_lease(WORKER, "someone", 60)
+    for name in ("drain", "pause"):
+        run(name, "--no-wait", status=0)
+    run("resume", "--timeout", 0, status=3)
+    run("stop", "--no-wait", status=0)
+    store.launchpad.release_lease(lease)
 
 
 def _fail(db: Any, launch_id: int) -> None:

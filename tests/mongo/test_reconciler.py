@@ -383,6 +383,23 @@ def test_the_job_of_a_firework_that_was_taken_back_is_cancelled(bench, how):
     assert bench.turn(60).cancelled == []
 
 
+@pytest.mark.parametrize("anew", [False, True])
+def test_after_a_restart_the_job_of_a_deleted_workflow_is_cancelled(bench, anew):
+    """In a database that has been made anew nobody can tell that anything was deleted."""
+    (fw_id,) = bench.add()
+    ((_claim, job_id),) = bench.launch(fw_id)
+    bench.turn()
+    for collection in ("fireworks", "launches", "workflows", "offline_runs"):
+        bench.db[collection].drop() if anew else bench.db[collection].delete_many({})
+    bench.lp.initialize()
+    bench.configure()
+    assert bench.turn().cancelled == []
+    cancelled = bench.turn(60).cancelled
+    assert [entry["job_id"] for entry in cancelled] == ([] if anew else [job_id])
+    bench.configure(lost="report")
+    assert bench.turn(60).cancelled == cancelled
+
+
 def test_no_queue_no_question(bench):
     config = Config.model_validate(
         {

@@ -59,6 +59,7 @@ def test_a_full_queue_is_tried_with_one_until_there_is_room(lp, db, way_out):
     result = go(out)
     assert (len(result.submitted), len(result.claimed), len(result.deferred)) == (3, 3, 17)
     assert lp.counts() == {"READY": 17, "RESERVED": 3}
+    assert out.crowded
     queue.room = 0
     for _again in range(2):
         assert go(out).submitted == []
@@ -66,6 +67,7 @@ def test_a_full_queue_is_tried_with_one_until_there_is_room(lp, db, way_out):
     for _again in range(4):
         go(out)
     assert queue.tried == [20, 1, 1, 1, 2, 4, 8]
+    assert not out.crowded
     # What was never tried has no launch that was taken back.
     assert db.launches.count_documents({"state": "READY"}) == 17 + 2
     assert db.fwagent_journal.count_documents({"void": {"$exists": False}}) == 0

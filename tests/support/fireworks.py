@@ -166,8 +166,8 @@ class FireWorks:
         """Note that it exits with 0 also when the Firework is FIZZLED."""
         return self.run("rlaunch", *args, cwd=cwd, check=check)
 
-    def python(self, code: str, **names: Any) -> Any:
-        """Run Python with FireWorks importable; the value it leaves in `result` comes back.
+    def python(self, code: str, *, seconds: float = 60.0, **names: Any) -> Any:
+        """Run Python with FireWorks importable, for so many seconds at most; its `result` comes back.
 
         `names` are its variables; `launchpad()` makes the LaunchPad. Values travel as extended JSON, so dates,
         ObjectIds and int64 arrive as such.
@@ -176,7 +176,7 @@ class FireWorks:
         answer = self.home / "snippet-result.json"
         answer.unlink(missing_ok=True)
         stdin = json_util.dumps(job, json_options=json_util.CANONICAL_JSON_OPTIONS)
-        self.run("python", "-c", _RUN_SNIPPET, answer, stdin=stdin)
+        self.run("python", "-c", _RUN_SNIPPET, answer, stdin=stdin, timeout=seconds)
         return json_util.loads(answer.read_text(encoding="utf-8"))
 
     def reloaded(self) -> list[tuple[str, dict[str, Any], dict[str, Any]]]:

@@ -1,4 +1,4 @@
-"""A TCP proxy before a MongoDB server that can lose one command, or the reply to one."""
+"""A TCP proxy before a MongoDB server that can lose one command, or the reply to one, or be away in several ways."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import socket
 import struct
 import threading
 from types import TracebackType
+from typing import Literal
 
 from agent.mongod import Mongod
 
@@ -16,8 +17,14 @@ _OP_MSG = 2013
 _CHATTER = frozenset({"hello", "ismaster", "isMaster", "ping", "endSessions"})
 
 
+#: All is well; connections are refused; nothing is answered; connections are reset, or cut within an answer.
+Fault = Literal["none", "refuse", "stall", "reset", "half"]
+
+
 class Proxy:
     """Forwards connections to a server and counts the commands that pass.
+
+    `fault` has all of them go wrong, until it is "none" again.
 
     `lose` has the n-th command from then on lost, once: the connection is closed right before the server gets it
     (`reply=False`), or after the server has answered and before the client is told.
@@ -30,6 +37,8 @@ class Proxy:
         self._at = 0
         self._reply = True
         self._lost: str | None = None
+        self._fault: Fault = "none"
+        self._changed = threading.Condition()
         self._listener = socket.create_server(("127.0.0.1", 0))
         self._threads: list[threading.Thread] = []
         self._sockets: list[socket.socket] = []
@@ -51,6 +60,28 @@ class Proxy:
         with self._lock:
             return self._lost
 
+    @property
+    def fault(self) -> Fault:
+        """What goes wrong now."""
+        return self._fault
+
+    @fault.setter
+    def fault(self, fault: Fault) -> None:
+        with self._changed:
+            self._fault = fault
+            self._changed.notify_all()
+        if fault in ("refuse", "reset"):
+            with self._lock:
+                sockets, self._sockets = self._sockets, []
+            for each in sockets:
+                _reset(each)
+
+    def _met(self) -> Fault:
+        """Return what goes wrong with a message, after having kept it while nothing is answered."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._fault != "stall")
+            return self._fault
+
     def lose(self, at: int, *, reply: bool = True) -> None:
         """Lose the `at`-th command from now on; 0 loses none."""
         with self._lock:
@@ -66,6 +97,7 @@ class Proxy:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
+        self.fault = "none"
         # A thread in `accept` is woken by a shutdown, not by a close.
         self._listener.shutdown(socket.SHUT_RDWR)
         self._listener.close()
@@ -88,6 +120,9 @@ class Proxy:
                 client, _ = self._listener.accept()
             except OSError:
                 return
+            if self._fault in ("refuse", "reset"):
+                _reset(client)
+                continue
             server = socket.create_connection(self._target)
             for each in (client, server):
                 each.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -100,6 +135,8 @@ class Proxy:
         try:
             while True:
                 request = _message(client)
+                if self._met() not in ("none", "half"):
+                    return
                 losing = self._count(request)
                 if losing and not self._reply:
                     return
@@ -108,6 +145,9 @@ class Proxy:
                     continue
                 answer = _message(server)
                 if losing:
+                    return
+                if self._met() == "half":
+                    client.sendall(answer[: len(answer) // 2])
                     return
                 client.sendall(answer)
                 while _more_to_come(answer):
@@ -166,6 +206,12 @@ def _exactly(source: socket.socket, size: int) -> bytes:
             raise ConnectionError("closed")
         data += piece
     return bytes(data)
+
+
+def _reset(each: socket.socket) -> None:
+    with contextlib.suppress(OSError):
+        each.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    _close(each)
 
 
 def _close(each: socket.socket) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from agent.config import ConfigError, config_path, load_config
+from agent.config import ConfigError, SyncSection, config_path, load_config
 from fwcore.errors import InvalidSettings
 from tests.support.agent import write_toml
 
@@ -77,6 +77,16 @@ def test_a_minimal_file_gives_the_documented_defaults(write):
     assert (worker.name, worker.category, worker.query, worker.env) == ("w", "", {}, {})
 
 
+@pytest.mark.parametrize(
+    "url", [f"ftp://h/{PASSWORD}", PASSWORD, f"https:///{PASSWORD}", f"http://h/{PASSWORD} x"]
+)
+def test_a_heartbeat_url_is_checked_and_never_shown(write, url):
+    told = refused(write(monitor={"heartbeat_url": url}))
+    assert "monitor.heartbeat_url: must be an http or https URL" in told.title
+    good = load_config(write(monitor={"heartbeat_url": f"https://h/{PASSWORD}"}))
+    assert PASSWORD not in repr(good)
+
+
 def test_every_key_arrives(write):
     config = load_config(
         write(
@@ -90,6 +100,10 @@ def test_every_key_arrives(write):
             queue={"type": "pbs", "options": {"account": "m1"}, "runner": "rlaunch singleshot"},
             sync={
                 "sweep_interval": 1.5,
+                "sweep_fastest": 0.5,
+                "sweep_slowest": 9,
+                "sweep_rate": 7,
+                "events": False,
                 "outbox_interval": 2,
                 "reserve_interval": 3,
                 "reconcile_interval": 4,
@@ -111,6 +125,10 @@ def test_every_key_arrives(write):
     assert config.runner == "rlaunch singleshot"
     assert config.sync.model_dump() == {
         "sweep_interval": 1.5,
+        "sweep_fastest": 0.5,
+        "sweep_slowest": 9,
+        "sweep_rate": 7,
+        "events": False,
         "outbox_interval": 2,
         "reserve_interval": 3,
         "reconcile_interval": 4,
@@ -169,7 +187,7 @@ def test_an_unknown_section_is_named_too(write):
 
 def test_a_key_like_no_other_gets_the_list(write):
     error = refused(write(launch={"zzz": 1}))
-    assert error.hint == "known are: root, max_queued, max_running"
+    assert error.hint == "known are: root, group_readable, max_queued, max_running"
 
 
 @pytest.mark.parametrize(
@@ -440,3 +458,17 @@ def test_a_file_and_what_it_stands_for_are_not_both_set(write, section, keys, na
     path = write(**{section: {**minimal, **keys}})
     with pytest.raises(ConfigError, match=f"`file` and `{named}` are both set"):
         load_config(path)
+
+
+@pytest.mark.parametrize(
+    ("given", "fastest", "slowest"),
+    [({}, 10, 60), ({"sweep_slowest": 5}, 5, 5), ({"sweep_fastest": 90}, 90, 90)],
+)
+def test_bounds_of_the_sweep_follow_from_its_interval(given, fastest, slowest):
+    section = SyncSection(**given)
+    assert (section.fastest, section.slowest) == (fastest, slowest)
+
+
+def test_bounds_of_the_sweep_in_the_wrong_order_are_refused():
+    with pytest.raises(ValueError, match="sweep_fastest must not be longer"):
+        SyncSection(sweep_fastest=20, sweep_slowest=10)

@@ -1,7 +1,7 @@
 """What schedulers print, and what is understood of it. Slurm and Grid Engine are also asked themselves (tests/cluster).
 
 The outputs are in the form of OpenPBS 23.06, Torque 6.1, LSF 10.1 (IBM's command reference), Slurm 22.05 with and
-without accounting, and Grid Engine 8.1.9.
+without accounting, and Grid Engine 8.1.9; some of PBS are recorded.
 """
 
 import pytest
@@ -173,6 +173,129 @@ def test_pbs_lists_nothing():
 def test_pbs_is_silent(silent):
     with pytest.raises(QueueSilent):
         Pbs().read_listing([silent])
+
+
+# Recorded by others, some attributes left out. Torque's is of 2.5.7; of PBS Pro the years are known, 2016 and 2023
+# (after what a login had printed), and of OpenPBS that it ran in a container of 2024, where ids have no server.
+PBS_PRO_2023 = """junk that was printed
+at the login
+
+Job Id: 7013474.pbs
+    Job_Name = job-01.pbs
+    Job_Owner = user@cx3-2-29.cx3.hpc.ic.ac.uk
+    job_state = Q
+    queue = v1_gpu72
+    Error_Path = cx3-2-29.cx3.hpc.ic.ac.uk:/rds/general/user/user/home/project-
+\tdirectory/scripts/job-01.pbs.e7013474
+    Resource_List.select = 1:ncpus=4:mem=8gb:ngpus=1:gpu_type=RTX6000:mpiprocs=
+\t4:ompthreads=1
+    Resource_List.walltime = 72:00:00
+    substate = 10
+    Variable_List = PBS_O_SYSTEM=Linux,PBS_O_SHELL=/bin/bash,
+\tPBS_O_HOME=/rds/general/user/user/home,PBS_O_LOGNAME=user,
+\tPBS_O_PATH=/rds/general/user/user/home/anaconda3/envs/tsk/bin:/rds/ge
+\tneral/user/user/home/anaconda3/condabin,
+\tPBS_O_MAIL=/var/spool/mail/user,PBS_O_QUEUE=v1_gpu72,
+\tPBS_O_HOST=cx3-2-29.cx3.hpc.ic.ac.uk
+    comment = Not Running: Insufficient amount of resource: ncpus
+    eligible_time = 01:10:51
+    Submit_arguments = -W group_list=hpc-gstan /rds/general/user/user/home/pro
+\tject-directory/pbs_scripts/job-01.pbs
+    estimated.exec_vnode = (cx3-10-8.cx3.hpc.ic.ac.uk:ncpus=4:mem=8388608kb:ngp
+\tus=1)
+    project = _pbs_project_default
+
+"""
+PBS_PRO_2016 = """Job Id: 7600424.pbs02
+    resources_used.walltime = 00:00:04
+    job_state = F
+    Resource_List.walltime = 00:05:00
+    stime = Tue Dec 13 14:09:33 2016
+    session_id = 2708
+    substate = 92
+    Variable_List = PBS_O_SYSTEM=Linux,PBS_O_SHELL=/bin/bash,
+\tPBS_O_PATH=/software/examples/:/home/user/local/bin:/usr/lib64/qt-3
+\t.3/bin:/opt/pbs/default/bin,PBS_O_QUEUE=c1_workq
+    comment = Job run at Tue Dec 13 at 14:09 on (node0088:ncpus=2:mem=1048576kb
+\t:ngpus=0:nphis=0)+(node0094:ncpus=2:mem=1048576kb:ngpus=0:nphis=0) and finished
+    run_count = 1
+    Stageout_status = 1
+    Exit_status = 0
+    Submit_arguments = job.sh
+    history_timestamp = 1481656302
+"""
+TORQUE_2_5_7 = """Job Id: 01.cert-34.pd.infn.it
+    Job_Name = cream_921657923
+    job_state = R
+    queue = cert
+    Resource_List.walltime = 36:00:00
+    stagein = CREAM921657923_jobWrapper.sh.18190.15697.1377077844@cert-34.pd.infn.it
+    substate = 11
+    Variable_List = PBS_O_QUEUE=cert,PBS_O_HOME=/home/user,
+\tPBS_O_LANG=en_US.UTF-8,PBS_O_LOGNAME=user,
+\tPBS_O_HOST=cert-34.pd.infn.it,PBS_SERVER=cert-34.pd.infn.it,
+\tPBS_O_WORKDIR=/var/tmp
+    queue_rank = 23
+    fault_tolerant = False
+
+"""
+OPENPBS_2024 = """Job Id: 14
+    Job_Name = myscript_1
+    resources_used.walltime = 00:00:00
+    job_state = R
+    exec_vnode = (f41a0fbae027:ncpus=1)
+    Resource_List.walltime = 01:00:00
+    Variable_List = PBS_O_HOME=/home/testu,PBS_O_LANG=C.UTF-8,
+    PBS_O_LOGNAME=testu,
+    PBS_O_PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bi
+    n:/usr/games:/usr/local/games:/snap/bin:/opt/pbs/bin,
+    PBS_O_QUEUE=workq,PBS_O_HOST=f41a0fbae027
+    comment = Job run at Sun Dec 29 at 20:13 on (f41a0fbae027:ncpus=1)
+    run_count = 1
+    Submit_arguments = test_submit.sh
+"""
+
+
+def with_tag(recorded):
+    """A recorded job, as if it were ours: the tag is folded, as the last variable is cut at the width of a line."""
+    head, last, rest = recorded.partition("PBS_O_QUEUE=")
+    return f"{head}FWAGENT_LAUNCH=fwagent:7:01\n\t23abcd,{last}{rest}"
+
+
+@pytest.mark.parametrize(
+    ("recorded", "job_id", "state", "word", "reason"),
+    [
+        (PBS_PRO_2023, "7013474.pbs", "PENDING", "Q", "Not Running: Insufficient amount"),
+        (PBS_PRO_2016, "7600424.pbs02", "ENDED", "F", "Job run at Tue Dec 13"),
+        (TORQUE_2_5_7, "01.cert-34.pd.infn.it", "RUNNING", "R", ""),
+        (OPENPBS_2024, "14", "RUNNING", "R", "Job run at Sun Dec 29"),
+    ],
+)
+def test_pbs_as_it_was_recorded(recorded, job_id, state, word, reason):
+    details = ["qstat", "-f", "-t", job_id]
+    assert Pbs().details(ran(f"{job_id}\n", argv=["qselect"])) == [details]
+    (found,) = Pbs().read_listing([ran(recorded, argv=details)])
+    assert (found.job_id, found.tag, found.state, found.scheduler_state) == (
+        job_id,
+        None,
+        state,
+        word,
+    )
+    assert found.reason.startswith(reason)
+    (ours,) = Pbs().read_listing([ran(with_tag(recorded), argv=details)])
+    assert ours.tag == TAG
+    assert Pbs().job_id(f"{job_id}\n") == job_id
+
+
+def test_an_end_of_pbs_as_it_was_recorded():
+    (end,) = Pbs().read_ends(ran(PBS_PRO_2016))
+    assert (end.job_id, end.state, end.exit_code, end.elapsed, end.limit) == (
+        "7600424.pbs02",
+        "COMPLETED",
+        0,
+        4,
+        300,
+    )
 
 
 @pytest.mark.parametrize(

@@ -310,6 +310,19 @@ def test_what_fireworks_could_not_load_of_a_failed_launch_is_set_aside(memory) -
     assert action["stored_data"] == {"why": 1, "_action": {"additions": ["no workflow"]}}
 
 
+def test_a_failed_launch_that_would_add_a_number_twice_in_one_workflow_keeps_its_failure(
+    memory,
+) -> None:
+    new: dict[str, object] = {"fw_id": -1, "spec": {"_tasks": []}}
+    twice = {"fws": [new, new], "links": {}, "metadata": {}}
+    ids = memory.add({"a": ""})
+    launch = memory.complete(ids["a"], "FIZZLED", additions=[twice], stored_data={"why": 1})
+    assert memory.launch(launch)["action"]["stored_data"] == {
+        "why": 1,
+        "_action": {"additions": [twice]},
+    }
+
+
 def test_what_fireworks_could_not_load_is_not_stored_for_those_that_do_not_apply_it(memory) -> None:
     own, other = memory.add({"a": ""}), memory.add({"a": ""})
     launch = shared(memory, own["a"], other["a"])

@@ -1,12 +1,13 @@
 """The way back without a database: what is read, what is offered, and what becomes of the files."""
 
 import json
+import os
 import shutil
 from datetime import datetime, timezone
 
 import pytest
 
-from agent import recover
+from agent import filesystem, recover
 from agent.recover import WayBack
 from agent.results import Result
 from fwcore.errors import DatabaseUnreachable, FwagentError
@@ -57,14 +58,15 @@ class FakeLaunchPad:
             getattr(applied, kind).append(outcome)
         return applied
 
-    def open_launches(self, worker):
-        return [launch for launch in self.open if worker in (None, launch.worker)]
+    def open_launches(self, worker, *, after=0):
+        of_worker = [launch for launch in self.open if worker in (None, launch.worker)]
+        return [launch for launch in of_worker if launch.launch_id > after]
 
     def lost_places(self, worker, seconds):
         assert seconds > 86400
         return self.lost
 
-    def registered(self, worker):
+    def registered(self, worker, *, within=None):
         return self.directories.get(worker, {})
 
     def launch_ids_of(self, fw_ids):
@@ -245,6 +247,19 @@ def test_batches_are_bounded(way_back, launchpad, outbox, tmp_path, monkeypatch)
     assert names(outbox) == []
 
 
+def test_a_backlog_is_applied_oldest_first_and_tells_how_far_it_is(
+    way_back, launchpad, outbox, monkeypatch
+):
+    monkeypatch.setattr(recover, "BATCH", 2)
+    for number, written in enumerate((30, 10, 50, 20, 40), 1):
+        os.utime(drop(outbox, number), (written, written))
+    told = []
+    way_back.progress = lambda done, total: told.append((done, total))
+    look(way_back)
+    assert launchpad.offered == [[2, 4], [1, 5], [3]]
+    assert told == [(2, 5), (4, 5), (5, 5)]
+
+
 def test_batches_of_large_reports_are_bounded_by_their_bytes(
     way_back, launchpad, outbox, tmp_path, monkeypatch
 ):
@@ -390,10 +405,56 @@ def test_latency_is_from_the_final_report_to_the_database(way_back, outbox, tmp_
     tell(place, 2)
     path = drop(outbox, 1)
     os.utime(path, (NOW.timestamp() - 3, NOW.timestamp() - 3))
-    look(way_back, {2: place})
-    assert way_back.latencies == {1: 3.0}
-    look(way_back)
-    assert way_back.latencies == {}
+    assert look(way_back, {2: place}).latencies == {1: 3.0}
+    assert look(way_back).latencies == {}
+
+
+def test_a_quick_look_is_two_stats_and_finds_all_the_same(
+    way_back, launchpad, tmp_path, monkeypatch
+):
+    place = staged(tmp_path)
+    tell(place)
+    look(way_back, {1: place})
+    stats = []
+    real = os.stat
+
+    def counted(path, **options):
+        stats.append(path)
+        return real(path, **options)
+
+    monkeypatch.setattr("agent.recover.os.stat", counted)
+    while (way_back._turns + 2) % recover.THOROUGH == 0:
+        look(way_back)
+    look(way_back, {1: place}, quick={1}, outbox=False)
+    assert len(stats) == 2
+    monkeypatch.undo()
+
+    # A final report that could be written when nothing else could.
+    report = Report(1, "COMPLETED", str(place), 101, "tok", fwaction={})
+    write_report(str(place / "FW_action.json"), report)
+    for _ in range(recover.THOROUGH):
+        look(way_back, {1: place}, quick={1})
+    assert launchpad.offered == [[1], [1]]
+
+
+def test_where_a_cache_may_be_old_files_are_opened_and_the_outbox_is_touched(
+    launchpad, outbox, tmp_path, monkeypatch
+):
+    place = staged(tmp_path)
+    tell(place)
+    opened: list[str] = []
+    touched: list[object] = []
+
+    def fresh_stat(path):
+        opened.append(path)
+        return filesystem.fresh_stat(path)
+
+    monkeypatch.setattr(recover, "fresh_stat", fresh_stat)
+    monkeypatch.setattr(recover, "refresh", touched.append)
+    way_back = WayBack(launchpad, outbox, MAX_REPORT_SIZE, remote=True)
+    look(way_back, {1: place})
+    assert str(place / "FW_offline.json") in opened
+    assert touched == [outbox]
 
 
 # --------------------------------------------------------------------------------- where to look
@@ -412,6 +473,13 @@ def test_places_are_those_of_the_database_and_the_registered_ones(way_back, laun
     # One that was declared lost may have a word to say all the same.
     launchpad.lost = {4: "/db/4"}
     assert way_back.places("w") == {1: "/db/1", 2: "/moved/2", 4: "/db/4", 9: "/moved/9"}
+
+
+def test_new_places_are_asked_for_alone(way_back, launchpad):
+    launchpad.open = [launch(1), launch(5000)]
+    way_back.places("w")
+    launchpad.open += [launch(4500), launch(5001), launch(5002, "other")]
+    assert way_back.new_places("w") == {n: f"/db/{n}" for n in (4500, 5000, 5001)}
 
 
 def test_places_of_all_workers(way_back, launchpad):

@@ -642,6 +642,27 @@ class TestSuperseded:
         assert "belongs to another launch by now" in capfd.readouterr().err
 
 
+@pytest.mark.parametrize("final", [False, True])
+def test_a_job_whose_directory_was_given_to_another_launch_runs_nothing(stage, monkeypatch, final):
+    staged = stage({"_fw_name": "ScriptTask", "script": "echo $FWAGENT_LAUNCH_ID x >> ran"})
+    if final:
+        assert run(str(staged.path)) == 0
+        assert (staged.path / "ran").read_text() == "x\n"
+    before = {path: path.read_bytes() for path in staged.path.iterdir()}
+    monkeypatch.setenv("FWAGENT_LAUNCH_ID", "6")
+    with pytest.raises(NothingToRun, match="this job is for launch 6, "):
+        run(str(staged.path))
+    assert {path: path.read_bytes() for path in staged.path.iterdir()} == before
+
+
+def test_a_job_runs_the_launch_that_it_was_submitted_for(stage, monkeypatch):
+    staged = stage({"_fw_name": "ScriptTask", "script": "echo $FWAGENT_LAUNCH_ID x >> ran"})
+    monkeypatch.setenv("FWAGENT_LAUNCH_ID", "7")
+    assert run(str(staged.path)) == 0
+    # It is not handed on: a task may run another launch.
+    assert (staged.path / "ran").read_text() == "x\n"
+
+
 class TestStartedAgain:
     def test_ended_is_ended(self, stage, capfd):
         staged = stage({"_fw_name": "ScriptTask", "script": "echo x >> ran; exit 1"})
@@ -650,6 +671,16 @@ class TestStartedAgain:
         assert (
             "launch 7 has ended as FIZZLED before; nothing is run again" in capfd.readouterr().err
         )
+
+    def test_the_rescue_directory_whatever_the_umask(self, tmp_path):
+        report = Report(launch_id=7, state="COMPLETED", launch_dir="/", token="abc", fwaction={})
+        before = os.umask(0o777)
+        try:
+            places.drop_at_home(str(tmp_path / "home" / "rescue"), report)
+        finally:
+            os.umask(before)
+        modes = [path.stat().st_mode & 0o777 for path in sorted((tmp_path / "home").rglob("*"))]
+        assert modes == [0o700, 0o600]
 
     @pytest.mark.parametrize("place", [".fwagent/outbox", "home/.fwagent/rescue"])
     def test_ended_is_ended_wherever_that_is_told(self, stage, capfd, tmp_path, place):

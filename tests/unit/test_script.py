@@ -66,6 +66,7 @@ def test_slurm(scripts):
         "#SBATCH --output=relax_step_1__a-%j.out",
         "#SBATCH --error=relax_step_1__a-%j.error",
         "#SBATCH --qos=regular",
+        "export FWAGENT_LAUNCH_ID=7",
         "cd /r/x || exit 1",
         "exec python3 -m fwrunner",
         "",
@@ -198,7 +199,7 @@ def test_what_comes_before_and_after(tmp_path):
 def test_a_plain_script_runs_in_its_directory_or_not_at_all(tmp_path):
     place = tmp_path / "it's $HOME; here"
     place.mkdir()
-    text = plain_script(str(place), "env pwd")
+    text = plain_script(str(place), "env pwd", 7)
     assert run(text).stdout == f"{place}\n"
     place.rename(tmp_path / "gone")
     assert (run(text).returncode, run(text).stdout) == (1, "")
@@ -221,12 +222,14 @@ def test_a_plain_script_runs_in_its_directory_or_not_at_all(tmp_path):
     ],
 )
 def test_signals_to_the_script_reach_the_runner(runner, takes_the_place):
-    text = plain_script("/x", runner)
-    assert "\n".join(lines(text)[2:-1]) == (f"exec {runner}" if takes_the_place else runner)
+    text = plain_script("/x", runner, 7)
+    assert "\n".join(lines(text)[3:-1]) == (f"exec {runner}" if takes_the_place else runner)
     assert subprocess.run(["sh", "-n", "-c", text], check=False).returncode == 0
 
 
 # ----------------------------------------------------------------------------------- the arrays
+
+TELL = "echo $FWAGENT_LAUNCH_ID $PWD"
 
 
 @pytest.mark.parametrize(
@@ -238,7 +241,7 @@ def test_signals_to_the_script_reach_the_runner(runner, takes_the_place):
         ("lsf", "LSB_JOBINDEX"),
     ],
 )
-@pytest.mark.parametrize("runner", ["sh -c pwd", "pwd"])
+@pytest.mark.parametrize("runner", [f"env sh -c '{TELL}'", TELL])
 def test_an_element_finds_its_directory(scripts, tmp_path, kind, variable, runner):
     places = [tmp_path / name for name in ("a", "it's b", "c")]
     for place in places:
@@ -253,7 +256,7 @@ def test_an_element_finds_its_directory(scripts, tmp_path, kind, variable, runne
     text = text.replace(ARRAY_PLACE, str(array))
     for index, place in enumerate(places, 1):
         assert run(f"{variable}={index}\n{text}").returncode == 0
-        assert (place / "FW_job.out").read_text() == f"{place}\n"
+        assert (place / "FW_job.out").read_text() == f"{69 + index} {place}\n"
     # No such element, no manifest any more: nothing is run, wherever the shell is.
     for none in ("9", "", "2x"):
         assert run(f"{variable}={none}\n{text}", cwd=tmp_path).returncode == 1
@@ -295,7 +298,7 @@ def test_the_file_gives_the_type(scripts, adapter, tmp_path, name, kind):
 def test_a_runner_of_ours_does_not_run_where_cd_has_failed(scripts, adapter, tmp_path):
     made = scripts(file=adapter(_fw_q_type="SLURM"), runner="pwd")
     text = made.text(claim_of(tmp_path / "none"))
-    assert f"cd {tmp_path}/none || exit 1\npwd\n" in text
+    assert f"cd {tmp_path}/none || exit 1\nexport FWAGENT_LAUNCH_ID=7\npwd\n" in text
     assert run(text).returncode == 1
 
 

@@ -4,7 +4,7 @@ import json
 import os
 import socket
 import time
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from datetime import datetime, timezone
 
 import pytest
@@ -14,7 +14,7 @@ from agent.health import Health, StatusFile, read_status
 from agent.results import Result
 from agent.status import collect, lines
 from fwcore.errors import DatabaseUnreachable
-from fwcore.launchpad.records import Lease, OpenLaunch, Refusal
+from fwcore.launchpad.records import Lease, OpenLaunch, Refusal, Wish
 from fwcore.plan import Outcome
 from tests.support.agent import write_toml
 
@@ -28,6 +28,7 @@ class FakeLaunchPad:
     def __init__(self):
         self.down = False
         self.held = None
+        self.asked = Wish()
         self.locked = []
         self.put_aside = []
         self.closed = False
@@ -40,6 +41,9 @@ class FakeLaunchPad:
 
     def lease(self, worker):
         return self._answer(self.held)
+
+    def wish(self, worker):
+        return self._answer(self.asked)
 
     def counts(self):
         return self._answer({"READY": 3, "COMPLETED": 12, "FIZZLED": 1})
@@ -100,6 +104,7 @@ def test_nothing_has_ever_run(config, launchpad):
             "since": None,
             "last_pass": None,
             "mode": None,
+            "wish": {"mode": "run", "by": None, "on": None, "followed": None},
         },
         "database": {
             "where": "db:27017/fw",
@@ -110,7 +115,8 @@ def test_nothing_has_ever_run(config, launchpad):
         "fireworks": {"READY": 3, "COMPLETED": 12, "FIZZLED": 1},
         "launches": {"open": 3, "RESERVED": 2, "RUNNING": 1},
         "running": [],
-        "backlog": {"reports": 0, "oldest_seconds": None},
+        "backlog": {"reports": 0, "oldest_seconds": None, "applying": None},
+        "events": {"kind": None, "watched": 0, "trouble": None},
         "queue": {"silent_since": None, "reason": None},
         "lost": [],
         "locks": [],
@@ -126,6 +132,32 @@ def test_the_lease_tells_who_serves_wherever_it_runs(config, launchpad):
     agent = collect(config)["agent"]
     assert (agent["state"], agent["host"], agent["pid"]) == ("running", "login2", 77)
     assert agent["since"] == "2026-01-02T03:04:05+00:00"
+
+
+DRAINED = Wish("drain", "me@login1", SINCE, 4)
+
+
+@pytest.mark.parametrize(
+    ("followed", "words"), [(4, ""), (3, " (asked; the agent has not answered yet)")]
+)
+def test_what_people_have_asked_of_the_agent(config, launchpad, followed, words):
+    held, live = lease()
+    launchpad.held = replace(held, wish=DRAINED, followed=followed), live
+    document = collect(config)
+    assert document["agent"]["wish"] == {
+        "mode": "drain", "by": "me@login1", "on": SINCE.isoformat(), "followed": followed == 4,
+    }  # fmt: skip
+    (line,) = [line for line in lines(document) if line.startswith("mode")]
+    assert line == f"mode       drained since 2026-01-02T03:04:05 by me@login1{words}"
+
+
+def test_what_was_asked_before_any_agent_ran_and_while_the_database_is_down(config, launchpad):
+    launchpad.asked = DRAINED
+    assert collect(config)["agent"]["wish"]["followed"] is None
+    assert any("drained since" in line for line in lines(collect(config)))
+    tell(config, wish={"mode": "pause", "by": "you@login2", "on": None, "followed": True})
+    launchpad.down = True
+    assert any("paused by you@login2" in line for line in lines(collect(config)))
 
 
 def test_a_lease_that_is_over_tells_nothing(config, launchpad):
@@ -405,3 +437,17 @@ def test_an_outcome_with_no_news_counts_as_nothing():
     health = Health("w")
     health.add(result, None, open_launches=1)
     assert health.applied == 0
+
+
+def test_what_events_tell_and_how_far_a_backlog_is_applied(config, launchpad):
+    tell(
+        config,
+        events="nfs4 tells nothing of other hosts",
+        watched=3,
+        watch_trouble="no watch is left",
+        backlog={"done": 500, "total": 5000},
+    )
+    text = "\n".join(lines(collect(config)))
+    assert "events     nfs4 tells nothing of other hosts; 3 launch directories are watched" in text
+    assert "           no watch is left" in text
+    assert "none; 500 of 5000 are applied" in text

@@ -3,7 +3,6 @@
 import json
 import os
 import signal
-import subprocess
 import sys
 import textwrap
 from types import SimpleNamespace
@@ -13,7 +12,7 @@ import pytest
 
 from fwrunner.action import Fault, apply_mods, read_action
 from fwrunner.protocol.action import EMPTY
-from fwrunner.tasks import canonical, load
+from fwrunner.tasks import canonical, child, load
 
 TASKS_OF_A_USER = """
     calls = []
@@ -167,29 +166,42 @@ class TestScriptTask:
         with pytest.raises(ValueError, match="'script' must be"):
             script(bad)
 
-    def test_a_signal_while_a_command_is_being_started_ends_it(self, monkeypatch):
+    @pytest.mark.parametrize("options", [{}, {"store_stdout": True}], ids=["spawned", "piped"])
+    def test_a_signal_while_a_command_is_being_started_ends_it(self, monkeypatch, options):
         """Its process is there before its caller knows of it."""
+        start = child._started
+        processes: list[Any] = []
 
-        class Popen(subprocess.Popen):  # type: ignore[type-arg]
-            def __init__(self, *args, **options):
-                super().__init__(*args, **options)
-                processes.append(self)
-                os.kill(os.getpid(), signal.SIGTERM)
+        def started(command, streams):
+            processes.append(start(command, streams))
+            os.kill(os.getpid(), signal.SIGTERM)
+            return processes[0]
 
         def end(_number, _frame):
             raise KeyboardInterrupt
 
-        processes: list[subprocess.Popen[bytes]] = []
-        monkeypatch.setattr(subprocess, "Popen", Popen)
+        monkeypatch.setattr(child, "_started", started)
         before = signal.signal(signal.SIGTERM, end)
         try:
             with pytest.raises(KeyboardInterrupt):
-                script("exec sleep 60")
-            assert processes[0].wait(0) == -signal.SIGTERM
+                script("exec sleep 60", **options)
+            assert processes[0].returncode == -signal.SIGTERM
         finally:
             signal.signal(signal.SIGTERM, before)
             processes[0].kill()
-            processes[0].wait()
+            processes[0].communicate(None)
+
+    def test_files_and_signals_of_a_command_that_is_spawned(self, tmp_path):
+        (tmp_path / "in").write_text("some\n")
+        given: dict[str, Any] = {
+            "stdin_file": str(tmp_path / "in"),
+            "stderr_file": str(tmp_path / "err"),
+        }
+        found = script("cat >&2; kill -PIPE $$; echo no >&2", fizzle_bad_rc=False, **given)
+        assert (
+            found["returncode"] == -signal.SIGPIPE
+        )  # which Python ignores, but a command must not
+        assert (tmp_path / "err").read_text() == "some\n"
 
 
 class TestPyTask:

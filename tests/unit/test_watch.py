@@ -3,6 +3,7 @@
 import errno
 import os
 import signal
+import struct
 import threading
 import time
 from pathlib import Path
@@ -10,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from agent import watch as watching
+from agent.filesystem import Mount
 from agent.watch import Wake, Watch
 from fwrunner.protocol import write_atomic
 
@@ -23,7 +25,7 @@ def wake():
 
 @pytest.fixture
 def watch(wake):
-    watch = Watch(wake)
+    watch = Watch(wake, most=2)
     watch.start()
     yield watch
     watch.stop()
@@ -111,8 +113,7 @@ def test_to_read_a_report_does_not_wake(wake, watch, tmp_path):
     told(wake, str(tmp_path))
 
 
-def test_the_newest_launches_are_watched_and_no_more(wake, watch, tmp_path, monkeypatch):
-    monkeypatch.setattr(watching, "MAX_WATCHED", 2)
+def test_the_newest_launches_are_watched_and_no_more(wake, watch, tmp_path):
     places = {number: str(tmp_path / f"launcher_{number}") for number in (3, 1, 2)}
     for place in places.values():
         Path(place).mkdir()
@@ -190,20 +191,108 @@ def test_another_outbox_takes_the_place_of_the_first(wake, watch, tmp_path):
 # ---------------------------------------------------------------------------------- out of watches
 
 
-def test_a_kernel_without_watches_left_is_told_and_stops_nothing(watch, tmp_path, monkeypatch):
-    schedule = watch._observer.schedule
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EMFILE])
+def test_a_kernel_without_watches_left_is_told_and_stops_nothing(
+    watch, tmp_path, monkeypatch, number
+):
+    add = watch._inotify.add
 
-    def no_more(*_arguments, **_options):
-        raise OSError(errno.ENOSPC, "inotify watch limit reached")
+    def no_more(_path):
+        raise OSError(number, "inotify: none is left")
 
-    monkeypatch.setattr(watch._observer, "schedule", no_more)
-    watch.watch_outbox(tmp_path)
+    monkeypatch.setattr(watch._inotify, "add", no_more)
+    watch.watch_outbox(tmp_path / "outbox")
     watch.watch_launches({1: str(tmp_path)})
     assert watch.count == 0
-    assert "inotify watch limit reached" in watch.trouble
+    assert "none is left" in watch.trouble
 
-    monkeypatch.setattr(watch._observer, "schedule", schedule)
-    watch.watch_outbox(tmp_path)
+    monkeypatch.setattr(watch._inotify, "add", add)
+    (tmp_path / "outbox").mkdir()
+    watch.watch_outbox(tmp_path / "outbox")
     watch.watch_launches({1: str(tmp_path)})
     assert watch.count == 1
     assert watch.trouble == ""
+
+
+def test_a_kernel_without_inotify_stops_nothing(wake, tmp_path, monkeypatch):
+    def none(_told):
+        raise OSError(errno.EMFILE, "inotify: no instance is left")
+
+    monkeypatch.setattr(watching, "Inotify", none)
+    watch = Watch(wake)
+    watch.start()
+    watch.watch_outbox(tmp_path)
+    watch.watch_launches({1: str(tmp_path)})
+    assert (watch.count, "no instance is left" in watch.trouble) == (0, True)
+    watch.stop()
+
+
+@pytest.mark.parametrize(("limit", "most"), [("8192", 2048), ("999999", 8192), ("x", 0)])
+def test_a_share_of_the_users_watches_is_taken(tmp_path, limit, most):
+    (tmp_path / "max_user_watches").write_text(limit, encoding="ascii")
+    assert watching.budget(tmp_path / "max_user_watches") == most
+    assert watching.budget(tmp_path / "none") == 0
+
+
+def test_an_overflow_asks_for_a_look_at_everything_and_is_told(wake, watch):
+    """The record is what the kernel writes: no directory, the mask IN_Q_OVERFLOW."""
+    watch._inotify._tell(struct.pack("iIII", -1, 0x4000, 0, 0))
+    assert wake.wait(DEADLINE)[0] == {"overflow"}
+    assert "events were lost" in watch.trouble
+
+
+def test_a_thousand_directories_cost_one_thread(wake, tmp_path):
+    threads = threading.active_count()
+    watch = Watch(wake, most=1000)
+    watch.start()
+    places = {number: str(tmp_path / str(number)) for number in range(1000)}
+    for place in places.values():
+        Path(place).mkdir()
+    watch.watch_launches(places)
+    assert (watch.count, threading.active_count()) == (1000, threads + 1)
+    write_atomic(f"{places[0]}/FW_action.json", {})
+    assert told(wake, places[0])[1] == {places[0]}
+    watch.stop()
+
+
+def test_a_directory_that_takes_the_place_of_another_is_watched(wake, watch, tmp_path):
+    place = tmp_path / "launcher"
+    place.mkdir()
+    watch.watch_launches({1: str(place)})
+    place.rename(tmp_path / "away")
+    place.mkdir()
+    deadline = time.monotonic() + DEADLINE
+    while watch.count:  # the kernel's word on it is read by a thread
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    watch.watch_launches({1: str(place)})
+    write_atomic(str(place / "FW_action.json"), {})
+    assert str(place) in told(wake, str(place))[1]
+
+
+# ------------------------------------------------------------------------------ where events tell
+
+
+def test_events_of_a_file_system_of_this_host_are_proven(watch, tmp_path):
+    watch.watch_outbox(tmp_path)
+    assert watch.kind.endswith("tells of changes at once")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_events_that_do_not_come_are_told(watch, tmp_path, monkeypatch):
+    monkeypatch.setattr(watching, "PROBE_SECONDS", 0.05)
+    monkeypatch.setattr(watch, "_tell", lambda *_: None)
+    monkeypatch.setattr(watch._inotify, "_told", lambda *_: None)
+    watch.watch_outbox(tmp_path)
+    assert "although it should" in watch.kind
+    watch.watch_launches({1: str(tmp_path)})
+    assert watch.count == 0
+
+
+def test_where_other_hosts_write_the_outbox_alone_is_watched(wake, watch, tmp_path, monkeypatch):
+    monkeypatch.setattr(watching, "mount_of", lambda _: Mount("/", "lustre", "x"))
+    watch.watch_outbox(tmp_path)
+    watch.watch_launches({1: str(tmp_path)})
+    assert (watch.count, watch.kind) == (0, "lustre tells nothing of other hosts")
+    write_atomic(str(tmp_path / "1.tok.json"), {})
+    told(wake, "outbox")

@@ -1,0 +1,100 @@
+"""The schedule of looks at launch directories: nobody is forgotten, nobody is asked too often, no bursts."""
+
+from collections import Counter
+from itertools import pairwise
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from agent.sweep import Bounds, Schedule
+
+BOUNDS = Bounds(fastest=10, slowest=60, per_second=1e9)
+LAUNCHES = st.sets(st.integers(1, 10**6), min_size=1, max_size=30)
+
+
+def played(schedule, seconds, changed=lambda _launch, _now: False, begin=0, step=1):
+    """Look at what is due every second; return {launch_id: the times of its looks}."""
+    times: dict[int, list[int]] = {}
+    for now in range(begin, begin + seconds, step):
+        due = schedule.due(now)
+        assert len(due) == len(set(due))
+        for launch_id in due:
+            times.setdefault(launch_id, []).append(now)
+        schedule.looked(due, now, [each for each in due if changed(each, now)])
+    return times
+
+
+def pauses(times):
+    return [after - before for before, after in pairwise(times)]
+
+
+@given(LAUNCHES, st.randoms(use_true_random=False))
+def test_everyone_is_looked_at_within_the_bounds(launches, random):
+    schedule = Schedule(BOUNDS)
+    schedule.keep(launches, 0)
+    times = played(schedule, 400, lambda *_: random.random() < 0.3)
+    assert times.keys() == launches
+    for looks in times.values():
+        assert looks[0] <= BOUNDS.fastest
+        # Looks come at whole seconds.
+        assert all(
+            0.5 * BOUNDS.fastest - 1 <= pause <= BOUNDS.slowest + 1 for pause in pauses(looks)
+        )
+        assert 400 - looks[-1] <= BOUNDS.slowest + 1
+
+
+@given(LAUNCHES, LAUNCHES)
+def test_those_that_ended_are_not_due_any_more_and_new_ones_are_soon(before, after):
+    schedule = Schedule(BOUNDS)
+    schedule.keep(before, 0)
+    played(schedule, 100)
+    schedule.keep(after, 100)
+    assert len(schedule) == len(after)
+    times = played(schedule, 100, begin=100)
+    assert times.keys() == after
+    assert all(times[new][0] <= 100 + BOUNDS.fastest for new in after - before)
+
+
+@given(st.integers(1, 10**6))
+def test_what_has_changed_is_looked_at_sooner_than_what_is_quiet(launch_id):
+    schedule = Schedule(BOUNDS)
+    schedule.keep([launch_id], 0)
+    quiet = pauses(played(schedule, 400)[launch_id])
+    assert quiet[0] < quiet[-1]
+    assert quiet[-1] >= 0.5 * BOUNDS.slowest - 1
+    busy = pauses(played(schedule, 400, lambda *_: True, begin=400)[launch_id][1:])
+    assert max(busy) <= BOUNDS.fastest + 1
+
+
+def test_the_looks_are_spread():
+    """Also of launches that were all found at once, and again after a long quiet time."""
+    schedule = Schedule(BOUNDS)
+    schedule.keep(range(1, 6001), 0)
+    times = played(schedule, 1200)
+    of_second = Counter(now for looks in times.values() for now in looks)
+    assert max(of_second[now] for now in range(10)) <= 2 * 6000 / 10
+    assert max(of_second[now] for now in range(900, 1200)) <= 3 * 6000 / 60
+
+
+def test_a_rate_bounds_bursts_and_nobody_starves():
+    schedule = Schedule(Bounds(10, 60, per_second=50))
+    schedule.keep(range(1, 6001), 0)
+    times = played(schedule, 300)
+    of_second = Counter(now for looks in times.values() for now in looks)
+    assert max(of_second.values()) <= 50
+    assert len(times) == 6000
+    assert max(pause for looks in times.values() for pause in pauses(looks)) <= 6000 / 50 + 61
+
+
+def test_after_a_long_sleep_not_everything_is_looked_at_at_once():
+    schedule = Schedule(Bounds(10, 60, per_second=50))
+    schedule.keep(range(1, 6001), 0)
+    played(schedule, 200)
+    assert len(schedule.due(90000)) <= 60 * 50
+
+
+def test_stale_entries_do_not_pile_up():
+    schedule = Schedule(BOUNDS)
+    for now in range(0, 100000, 100):
+        schedule.keep(range(now, now + 100), now)
+    assert len(schedule._heap) < 5000
