@@ -8,9 +8,9 @@ from datetime import datetime, timezone
 from typing import Any
 
 from agent.report.charts import Mark, Tick
-from agent.report.words import day, span
+from agent.report.words import day, month, span
 
-_MINUTE, _HOUR, _DAY = 60, 3600, 86400
+_MINUTE, _HOUR, _DAY, _YEAR = 60, 3600, 86400, 366 * 86400
 #: Seconds between two words under an axis of time that is no longer than a few days.
 _APART = (5 * _MINUTE, 15 * _MINUTE, _HOUR, 3 * _HOUR, 6 * _HOUR, 12 * _HOUR, _DAY)
 #: Words that fit under the narrowest chart.
@@ -29,7 +29,8 @@ def of_time(moments: Sequence[datetime], seconds: float) -> list[Tick]:
     epoch = datetime(1970, 1, 1, tzinfo=timezone.utc)
     if seconds >= _DAY:
         every = max(1, round(apart / seconds))
-        return [Tick(at, day(each)) for at, each in enumerate(moments) if at % every == 0]
+        named = month if len(moments) * seconds > _YEAR else day
+        return [Tick(at, named(each)) for at, each in enumerate(moments) if at % every == 0]
     ticks = []
     for at, each in enumerate(moments):
         if (each - epoch).total_seconds() % apart == 0:

@@ -31,7 +31,8 @@ class Size:
     height: float
 
 
-SIZES = (Size("narrow", 343, 220), Size("wide", 560, 260))
+#: On a phone, in one of two columns, and over both of them.
+NARROW, WIDE, FULL = Size("narrow", 343, 220), Size("wide", 558, 260), Size("full", 1148, 260)
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from agent.report import axes
-from agent.report.charts import SIZES, Bar, Column, Line, Size, columns, lines, rows
+from agent.report.charts import FULL, NARROW, WIDE, Bar, Column, Line, Size, columns, lines, rows
 from agent.report.figures import nothing_yet
 from agent.report.style import STYLE
 from agent.report.words import day, minute, number, plain, span
@@ -41,6 +41,7 @@ def page(document: Document) -> str:
 </head>
 <body>
 <header>
+<p class="kind">fwagent report</p>
 <h1>{plain(whose[0].upper() + whose[1:])}</h1>
 <p>{plain(document["database"])} · {_when(document)}</p>
 </header>
@@ -100,18 +101,20 @@ def _sections(document: Document) -> str:
 
 def _tiles(document: Document) -> str:
     launches = document["launches"]
-    ended = launches["COMPLETED"] + launches["FIZZLED"]
-    part = f"{100 * launches['COMPLETED'] / ended:.1f} % of what ended" if ended else "none ended"
+    completed, fizzled = launches["COMPLETED"], launches["FIZZLED"]
+    ended = completed + fizzled
+    part = f"{100 * completed / ended:.1f} % of what ended" if ended else "none ended"
     taken_back = launches["taken_back"]
-    back = f"{number(taken_back)} reservations taken back" if taken_back else ""
+    back = f"{number(taken_back)} reservations taken back" if taken_back else "reserved"
     tiles = [
-        ("COMPLETED", number(launches["COMPLETED"]), part),
-        ("FIZZLED", number(launches["FIZZLED"]), "each attempt counts"),
+        _rate(document, ended),
+        ("COMPLETED", number(completed), part),
+        ("FIZZLED", number(fizzled), "each attempt counts"),
         ("In the queue now", number(launches["RESERVED"]), back),
-        ("Running now", number(launches["RUNNING"]), ""),
-        ("Median in the queue", span(document["waiting"]["median"]), ""),
-        ("Median run", span(document["running"]["median"]), ""),
-        ("Median until in the database", span(document["latency"]["median"]), ""),
+        ("Running now", number(launches["RUNNING"]), "as the database has it"),
+        _median("Queue wait", document["waiting"]),
+        _median("Run time", document["running"]),
+        _median("Into the database", document["latency"]),
     ]
     cells = [
         f'<li><span class="what">{what}</span> <strong>{value}</strong> '
@@ -121,14 +124,32 @@ def _tiles(document: Document) -> str:
     return f'<ul class="tiles">{"".join(cells)}</ul>\n<p class="now">{_fireworks(document)}</p>'
 
 
-def _section(title: str, words: str, legend: Sequence[str], drawn: str, table: str) -> str:
+def _rate(document: Document, ended: int) -> tuple[str, str, str]:
+    seconds = (_moment(document["until"]) - _moment(document["since"])).total_seconds()
+    unit, length = ("day", _DAY) if seconds >= 2 * _DAY else ("hour", 3600)
+    rate = ended * length / max(seconds, 1.0)
+    told = number(rate) if rate >= 10 else f"{rate:.2g}"
+    return f"Ended per {unit}", told, f"{number(ended)} in all"
+
+
+def _median(what: str, found: Document) -> tuple[str, str, str]:
+    most = f"median; 90 % below {span(found['p90'])}" if found["p90"] is not None else "median"
+    return what, span(found["median"]), most
+
+
+def _section(
+    title: str, words: str, legend: Sequence[str], drawn: str, table: str, kind: str = ""
+) -> str:
+    """Return a chart with what belongs to it. Four parts, always: those of neighbours are set level."""
     keys = "".join(f'<li><span class="key {name.lower()}"></span>{name}</li>' for name in legend)
     listed = f'<ul class="legend">{keys}</ul>' if keys else ""
-    return f"<section>\n<h2>{title}</h2>\n<p>{words}</p>\n{listed}{drawn}\n{table}\n</section>"
+    opened = f'<section class="{kind}">' if kind else "<section>"
+    figure = f"<figure>{listed}{drawn}</figure>"
+    return f"{opened}\n<h2>{title}</h2>\n<p>{words}</p>\n{figure}\n<div>{table}</div>\n</section>"
 
 
-def _drawn(chart: _Chart) -> str:
-    return "".join(chart(size) for size in SIZES)
+def _drawn(chart: _Chart, *more: Size) -> str:
+    return "".join(chart(size) for size in (NARROW, WIDE, *more))
 
 
 def _empty(words: str) -> str:
@@ -156,17 +177,17 @@ def _throughput(document: Document) -> str:
     title, states = "Throughput", ("COMPLETED", "FIZZLED")
     words = f"Launches that ended, by the time that the job wrote: per {_step_words(seconds)}."
     if not any(each[state] for each in steps for state in states):
-        return _section(title, words, (), _empty("No launch has ended in this time."), "")
+        return _section(title, words, (), _empty("No launch has ended in this time."), "", "whole")
     data = [
         Column([(s.lower(), each[s], f"{name}: {number(each[s])} {s}") for s in states])
         for name, each in zip(names, steps, strict=True)
     ]
     ticks = axes.of_time([_moment(each["from"]) for each in steps], seconds)
-    drawn = _drawn(lambda size: columns(size, title, data, ticks))
+    drawn = _drawn(lambda size: columns(size, title, data, ticks), FULL)
     cells = [
         (name, *(number(each[s]) for s in states)) for name, each in zip(names, steps, strict=True)
     ]
-    return _section(title, words, states, drawn, _table(["From (UTC)", *states], cells))
+    return _section(title, words, states, drawn, _table(["From (UTC)", *states], cells), "whole")
 
 
 def _states(document: Document) -> str:

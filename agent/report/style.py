@@ -53,22 +53,24 @@ STYLE = (
 *{box-sizing:border-box}
 body{margin:0;background:var(--bg);color:var(--fg);font:16px/1.5 system-ui,sans-serif}
 header,main,footer{max-width:1240px;margin:0 auto;padding:0 16px}
-header{padding-top:24px}
-h1{font-size:1.6rem;line-height:1.25;margin:0;overflow-wrap:anywhere}
-h2{font-size:1.1rem;margin:0 0 4px}
+header{padding-top:32px}
+header .kind{margin:0;font-weight:600;color:var(--completed)}
+h1{font-size:1.9rem;line-height:1.25;letter-spacing:-.01em;margin:0;overflow-wrap:anywhere}
+h2{font-size:1.15rem;line-height:1.3;margin:0 0 4px}
 p{margin:0 0 12px}
 header p,footer p,section>p,.now{color:var(--dim);font-size:.9rem;overflow-wrap:anywhere}
 code{font:.95em ui-monospace,monospace}
-.tiles{list-style:none;margin:16px 0 12px;padding:0;display:grid;gap:12px;
- grid-template-columns:repeat(auto-fill,minmax(156px,1fr))}
-.tiles li{background:var(--card);border-radius:8px;padding:10px 12px}
+.tiles{list-style:none;margin:20px 0 12px;padding:0;display:grid;gap:12px;grid-template-columns:repeat(2,minmax(0,1fr))}
+.tiles li{background:var(--card);border-radius:8px;padding:12px 14px}
 .tiles span{display:block;color:var(--dim);font-size:.85rem}
 .tiles strong{font-size:1.5rem;line-height:1.3;font-variant-numeric:tabular-nums}
-.charts{display:grid;gap:32px;grid-template-columns:minmax(0,1fr);margin:24px 0}
-section{min-width:0}
+.charts{display:grid;gap:0 32px;grid-template-columns:minmax(0,1fr);margin:28px 0 0}
+.charts section{min-width:0;display:grid;grid-template:subgrid/minmax(0,1fr);grid-row:span 4;row-gap:0;
+ border-top:1px solid var(--grid);padding:18px 0 32px;align-content:start}
+figure{margin:0}
 .nothing{background:var(--card);border-radius:8px;padding:24px;margin:24px 0}
 .empty{background:var(--card);border-radius:8px;padding:24px;text-align:center}
-.legend{list-style:none;display:flex;flex-wrap:wrap;gap:4px 20px;margin:0 0 4px;padding:0;font-size:.85rem}
+.legend{list-style:none;display:flex;flex-wrap:wrap;gap:4px 20px;margin:0 0 6px;padding:0;font-size:.85rem}
 .key{display:inline-block;width:20px;border-top:10px solid;margin-right:6px;vertical-align:middle}
 .key.reserved{border-top:3px dashed}
 .key.running{border-top-width:3px}
@@ -85,6 +87,7 @@ svg .hover{fill:transparent}
 svg .hover:hover{fill:var(--axis);fill-opacity:.15}
 svg.narrow{max-width:480px}
 svg.wide{display:none;max-width:760px}
+svg.full{display:none}
 details{margin-top:8px;font-size:.85rem}
 summary{cursor:pointer;color:var(--dim)}
 table{border-collapse:collapse;margin-top:8px;width:100%;table-layout:auto}
@@ -93,8 +96,11 @@ th,td{padding:3px 8px 3px 0;border-bottom:1px solid var(--grid);text-align:left;
 td:last-child,thead th:last-child{text-align:right}
 td{font-variant-numeric:tabular-nums}
 thead th{font-weight:600}
-footer{padding-bottom:32px}
-@media (min-width:640px){svg.narrow{display:none}svg.wide{display:block}}
-@media (min-width:1100px){.charts{grid-template-columns:repeat(2,minmax(0,1fr))}}
+footer{padding:16px 16px 32px}
+@media (min-width:640px){svg.narrow{display:none}svg.wide{display:block}
+ .tiles{grid-template-columns:repeat(4,minmax(0,1fr))}}
+@media (min-width:1180px){.charts{grid-template-columns:repeat(2,minmax(0,1fr))}
+ .whole{grid-column:1/-1}.whole svg.wide{display:none}.whole svg.full{display:block}}
+@media print{section{break-inside:avoid}}
 """ + _KINDS
 )

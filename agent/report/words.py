@@ -54,6 +54,11 @@ def day(moment: datetime) -> str:
     return f"{moment.day} {moment:%b}"
 
 
+def month(moment: datetime) -> str:
+    """Return the month of a day, where a day alone could be in more than one year: ``Nov 2026``."""
+    return f"{moment:%b %Y}"
+
+
 def minute(moment: datetime) -> str:
     """Return a moment to the minute."""
     return f"{moment.day} {moment:%b %Y %H:%M}"

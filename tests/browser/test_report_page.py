@@ -45,7 +45,12 @@ LOOK = """(() => {
     .filter(([_kind, ratio]) => ratio < 3);
   const sizes = texts.map((e) => { const svg = e.ownerSVGElement;
     return parseFloat(getComputedStyle(e).fontSize) * svg.getBoundingClientRect().width / svg.viewBox.baseVal.width; });
-  return { charts: [...document.querySelectorAll('svg')].filter(shown).length, overlaps, pale, marks,
+  const rows = {};
+  for (const each of document.querySelectorAll('.charts section')) {
+    const tops = ['h2', 'p', 'figure', 'div'].map((part) => Math.round(where(each.querySelector(part))[1]));
+    (rows[Math.round(where(each)[1])] ??= []).push(tops.join()); }
+  const ragged = Object.values(rows).filter((tops) => new Set(tops).size > 1);
+  return { ragged, charts: [...document.querySelectorAll('svg')].filter(shown).length, overlaps, pale, marks,
     texts: texts.length, smallest: Math.min(99, ...sizes),
     background: getComputedStyle(document.body).backgroundColor,
     overflow: document.documentElement.scrollWidth - document.documentElement.clientWidth };
@@ -93,6 +98,7 @@ def test_a_page_as_it_is_shown(chromium, pages, name, width, scheme):
         assert seen["overlaps"] == []
         assert seen["pale"] == []
         assert seen["marks"] == []
+        assert seen["ragged"] == [], "charts beside each other are not level"
         assert seen["smallest"] >= 11.5
         assert seen["charts"] == CHARTS.get(name, 7)
         assert seen["texts"] > 0 or name == "nothing"

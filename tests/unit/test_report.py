@@ -45,6 +45,8 @@ def test_an_axis_of_time_has_words(days):
     moments = [found.start(step) for step in range(found.count)]
     ticks = axes.of_time(moments, found.width.total_seconds())
     assert 1 <= len(ticks) <= 7
+    # Where a day might be of more than one year, the year is told.
+    assert all(re.search(r" \d{4}$", tick.text) for tick in ticks) == (days >= 365)
 
 
 # ----------------------------------------------------------------------------------------- figures
@@ -178,7 +180,7 @@ TAGS = set(
     re.findall(
         r"\w+",
         "html head meta title style body header h1 p main ul li span strong div section h2 svg line text rect "
-        "polyline details summary table thead tbody tr th td footer code",
+        "polyline details summary table thead tbody tr th td footer figure code",
     )
 )
 
@@ -191,6 +193,18 @@ def parsed():
     found.feed(page(document))
     found.close()
     return found
+
+
+@pytest.mark.parametrize(
+    ("days", "ended", "rate"),
+    [
+        (30, 3000, "day</span> <strong>98"),
+        (800, 20, "day</span> <strong>0.025"),
+        (1, 48, "hour</span> <strong>2"),
+    ],
+)
+def test_the_rate_is_told_per_day_or_per_hour(days, ended, rate):
+    assert f"Ended per {rate}</strong>" in page(sample(days, ended))
 
 
 def test_names_are_text_and_nothing_else(parsed):
@@ -212,7 +226,7 @@ def test_nothing_is_loaded(parsed):
 
 def test_every_mark_has_a_title_and_every_chart_a_table(parsed):
     assert parsed.untitled == []
-    assert parsed.found.count("svg") == 14
+    assert parsed.found.count("svg") == 15
     assert parsed.found.count("table") == 7
 
 
