@@ -2,7 +2,7 @@
 PYTHON ?= python3
 PYTEST_ARGS ?=
 # Most of a test's time is waiting. A file's tests stay together: they share databases.
-AT_ONCE ?= -n 2 --dist loadfile --no-loadscope-reorder
+AT_ONCE ?= -n 3 --dist loadfile --no-loadscope-reorder
 SHELL := /bin/sh
 .DELETE_ON_ERROR:
 .DEFAULT_GOAL := help

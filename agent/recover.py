@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import os
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
@@ -362,7 +363,8 @@ class WayBack:
                 launch, dict.fromkeys((places.get(launch["launch_id"], stored), stored))
             )
 
-        applied = self._launchpad.apply((item.report for item in found), track=track)
+        with _uncollected():
+            applied = self._launchpad.apply((item.report for item in found), track=track)
         result.take(applied)
         now = self._launchpad.now().timestamp()
         ended = {outcome.launch_id for outcome in applied.applied if outcome.state != "RUNNING"}
@@ -373,6 +375,19 @@ class WayBack:
             if item.report.final and item.report.launch_id in ended and item.written
         }
         return applied
+
+
+@contextmanager
+def _uncollected() -> Iterator[None]:
+    """Look for no cycles meanwhile: a batch lives to its end, and to walk it again and again costs a fifth."""
+    if not gc.isenabled():
+        yield
+        return
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()
 
 
 def _entries(directory: Path) -> list[Path]:

@@ -102,8 +102,8 @@ class Reading(GridFiles):
         wanted = {fw_id for fw_id in known if fw_id not in world.refused}
         if children:
             for workflow in world.workflows:
-                for fw_id in wanted & set(workflow["nodes"]):
-                    wanted = wanted | set(workflow["links"].get(str(fw_id), []))
+                for fw_id in wanted.intersection(workflow["nodes"]):
+                    wanted.update(workflow["links"].get(str(fw_id), []))
         numbers = set(launch_ids)
         self._read_runs(world, numbers)
         self._read_more(world, Missing(fireworks=wanted | known, launches=numbers))

@@ -4,17 +4,17 @@ Cut by SIGKILL, or by SIGSTOP with a SIGCONT when another agent has long taken o
 """
 
 import json
-import os
 import signal
-import subprocess
-import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
 
 import pytest
 from bson import ObjectId
 from gridfs import GridFS
 
-from fwcore.launchpad import gridfiles
+from fwcore.launchpad import LaunchPad, gridfiles
+from fwcore.launchpad.journal import Fenced
 from fwcore.worker import Worker
 from fwrunner.protocol import Report
 from tests.support.batches import (
@@ -31,50 +31,9 @@ from tests.support.batches import (
     saved,
     stage_all,
 )
-from tests.support.fireworks import REPOSITORY
+from tests.support.forks import Forks
+from tests.support.killer import Killer
 from tests.support.mongod import Client
-
-# Applies reports, claims, or changes Fireworks, and strikes itself with a signal at the given command of the batch.
-VICTIM = """
-import json, os, signal, sys
-from datetime import datetime
-from pymongo.monitoring import CommandListener
-from fwcore.launchpad import LaunchPad, gridfiles
-from fwcore.launchpad.journal import Fenced
-from fwcore.worker import Worker
-from fwrunner.protocol import Report
-
-job = json.loads(sys.argv[1])
-for limit, value in job["limits"].items():
-    setattr(gridfiles, limit, value)
-
-class Killer(CommandListener):
-    count = 0
-    def started(self, event):
-        self.count += 1
-        self.strike("before")
-    def succeeded(self, event):
-        self.strike("after")
-    def failed(self, event):
-        pass
-    def strike(self, when):
-        if when == job["when"] and self.count == job["at"]:
-            os.kill(os.getpid(), job["signal"])
-
-now = datetime.fromisoformat(job["now"])
-lp = LaunchPad.from_uri(job["uri"], job["name"], event_listeners=[Killer()])
-lp._clock = lambda: now
-try:
-    if job["call"]:
-        getattr(lp, job["call"])(job["fw_ids"])
-    elif job["reports"]:
-        lp.apply(Report(*fields) for fields in job["reports"])
-    else:
-        lp.claim(Worker("w"), 10)
-except Fenced:
-    sys.exit(3)
-"""
-
 
 #: One that was stopped after a command wakes up where one does that was stopped before the next.
 MOMENTS = {signal.SIGKILL: ("before", "after"), signal.SIGSTOP: ("before",)}
@@ -86,32 +45,84 @@ def staged(db_uri: str, db_name: str, mongo_client: Client) -> Staged:
     return stage_all(db_uri, db_name, mongo_client)
 
 
-def strike(
-    uri: str,
-    name: str,
-    told: list[Report],
-    at: int,
-    when: str,
-    number: int,
-    change: tuple[str, list[int]] = ("", []),
-    limits: Mapping[str, int] | None = None,
-) -> subprocess.Popen[bytes]:
-    """Start a process that applies the reports and gets a signal at a command; wait for it to have it.
+def cut(job: dict[str, Any]) -> int:
+    """Apply reports, do a change, or claim, and have a signal at the given command of it."""
+    for limit, value in job["limits"].items():
+        setattr(gridfiles, limit, value)
+    killer = Killer(job["at"], job["when"], job["signal"])
+    launchpad = LaunchPad.from_uri(job["uri"], job["name"], event_listeners=[killer])
+    launchpad._clock = lambda: NOW
+    try:
+        if job["call"]:
+            getattr(launchpad, job["call"])(job["fw_ids"])
+        elif job["reports"]:
+            launchpad.apply(Report(*fields) for fields in job["reports"])
+        else:
+            launchpad.claim(Worker("w"), 10)
+    except Fenced:
+        return 3
+    return 0
 
-    Without reports it claims, or does a ``change``, a method of the LaunchPad and the Fireworks for it.
-    """
-    job = {"uri": uri, "name": name, "now": NOW.isoformat(), "at": at, "when": when}
-    job |= {"signal": number, "reports": [list(report) for report in told], "limits": limits or {}}
-    job |= {"call": change[0], "fw_ids": change[1]}
-    victim = subprocess.Popen([sys.executable, "-c", VICTIM, json.dumps(job)], cwd=REPOSITORY)
-    # A stopped child is reported by WUNTRACED, a killed one left for `wait`.
-    os.waitid(os.P_PID, victim.pid, os.WSTOPPED | os.WEXITED | os.WNOWAIT)
-    return victim
+
+@pytest.fixture(scope="module")
+def forks() -> Iterator[Forks]:
+    with Forks(cut) as forks:
+        yield forks
+
+
+@dataclass
+class Victim:
+    """One of them, stopped (``status`` is None) or ended."""
+
+    forks: Forks
+    pid: int
+    status: int | None
+
+    def end(self) -> int | None:
+        """Return how it has ended, after it was woken up if it had stopped."""
+        if self.status is None:
+            self.status = self.forks.wake(self.pid)
+        return self.status
+
+
+@dataclass
+class Strikes:
+    """Forks that work on one database until they have their signal."""
+
+    forks: Forks
+    uri: str
+    name: str
+
+    def __call__(
+        self,
+        told: list[Report],
+        at: int,
+        when: str,
+        number: int,
+        *,
+        change: tuple[str, list[int]] = ("", []),
+        limits: Mapping[str, int] | None = None,
+    ) -> Victim:
+        """Have one apply the reports; without any it claims, or does a ``change``, a method and its Fireworks."""
+        job = {"uri": self.uri, "name": self.name, "at": at, "when": when, "signal": number}
+        job |= {"reports": [list(report) for report in told], "limits": limits or {}}
+        job |= {"call": change[0], "fw_ids": change[1]}
+        return Victim(self.forks, *self.forks.start(job))
+
+
+@pytest.fixture
+def strike(forks: Forks, db_uri: str, db_name: str) -> Strikes:
+    return Strikes(forks, db_uri, db_name)
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP])
 def test_cut_at_every_command(
-    db_uri: str, db_name: str, mongo_client: Client, staged: Staged, number: signal.Signals
+    db_uri: str,
+    db_name: str,
+    mongo_client: Client,
+    staged: Staged,
+    strike: Strikes,
+    number: signal.Signals,
 ) -> None:
     told, before = staged
     count = Count()
@@ -127,18 +138,17 @@ def test_cut_at_every_command(
         for when in MOMENTS[number]:
             where = f"{number.name} {when} command {at}, {commands[at - 1]}"
             restore(mongo_client, db_name, before)
-            victim = strike(db_uri, db_name, told, at, when, number)
+            victim = strike(told, at, when, number)
             heir = connected(db_uri, db_name)
             heir.resume(is_gone=lambda _host, _pid: True)
             again = heir.apply(told)
             assert not again.deferred, f"{where}: {again.deferred}"
             assert outcome(mongo_client, db_name) == expected, where
             if number == signal.SIGSTOP:
-                victim.send_signal(signal.SIGCONT)
-                assert victim.wait(timeout=60) in (0, 3), where
+                assert victim.end() in (0, 3), where
                 assert outcome(mongo_client, db_name) == expected, f"{where}, after SIGCONT"
             else:
-                assert victim.wait(timeout=60) == -signal.SIGKILL, where
+                assert victim.end() == -signal.SIGKILL, where
             assert_nothing_is_left(mongo_client, db_name)
             heir.close()
 
@@ -154,6 +164,7 @@ def test_a_large_result_that_is_cut(
     db_name: str,
     mongo_client: Client,
     staged: Staged,
+    strike: Strikes,
     number: signal.Signals,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -193,14 +204,12 @@ def test_a_large_result_that_is_cut(
         restore(mongo_client, db_name, before)
         for collection in GRIDFS:
             database[collection].delete_many({})
-        victim = strike(db_uri, db_name, told, at, "after", number, limits=LIMITS)
+        victim = strike(told, at, "after", number, limits=LIMITS)
         heir = connected(db_uri, db_name)
         heir.resume(is_gone=lambda _host, _pid: True)
         again = heir.apply(told)
         assert not again.deferred, f"{where}: {again.deferred}"
-        if number == signal.SIGSTOP:
-            victim.send_signal(signal.SIGCONT)
-        assert victim.wait(timeout=60) in (0, 3, -signal.SIGKILL), where
+        assert victim.end() in (0, 3, -signal.SIGKILL), where
         heir.close()
         assert outcome(mongo_client, db_name) == expected, where
         assert_one_file(where)
@@ -209,7 +218,7 @@ def test_a_large_result_that_is_cut(
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP])
 def test_a_claim_that_is_cut_is_undone(
-    db_uri: str, db_name: str, mongo_client: Client, number: signal.Signals
+    db_uri: str, db_name: str, mongo_client: Client, strike: Strikes, number: signal.Signals
 ) -> None:
     database = mongo_client[db_name]
     add_all(db_uri, db_name).close()
@@ -224,22 +233,20 @@ def test_a_claim_that_is_cut_is_undone(
         for when in MOMENTS[number]:
             where = f"{number.name} {when} command {at}, {commands[at - 1]}"
             restore(mongo_client, db_name, before)
-            victim = strike(db_uri, db_name, [], at, when, number)
+            victim = strike([], at, when, number)
             heir = connected(db_uri, db_name)
             heir.resume(is_gone=lambda _host, _pid: True)
             journal = database.fwagent_journal.count_documents({"void": {"$exists": False}})
             assert journal == 0, where
             claims = heir.claim(Worker("w"), 10)
-            if number == signal.SIGSTOP:
-                victim.send_signal(signal.SIGCONT)
-            assert victim.wait(timeout=60) in (0, 3, -signal.SIGKILL), where
+            assert victim.end() in (0, 3, -signal.SIGKILL), where
             assert_claimed_once(database, [claim.launch_id for claim in claims], where)
             heir.close()
 
 
 @pytest.mark.parametrize("call", ["rerun", "defuse"])
 def test_a_change_that_is_cut_is_finished(
-    db_uri: str, db_name: str, mongo_client: Client, staged: Staged, call: str
+    db_uri: str, db_name: str, mongo_client: Client, staged: Staged, strike: Strikes, call: str
 ) -> None:
     """Two have ended, with children that go back; one has a job in the queue whose run is to be retired."""
     told, _ = staged
@@ -262,8 +269,8 @@ def test_a_change_that_is_cut_is_finished(
     for at in range(1, len(commands) + 1):
         where = f"{call} cut after command {at}, {commands[at - 1]}"
         restore(mongo_client, db_name, before)
-        victim = strike(db_uri, db_name, [], at, "after", signal.SIGKILL, (call, fw_ids))
-        assert victim.wait(timeout=60) == -signal.SIGKILL, where
+        victim = strike([], at, "after", signal.SIGKILL, change=(call, fw_ids))
+        assert victim.end() == -signal.SIGKILL, where
         heir = connected(db_uri, db_name)
         heir.resume(is_gone=lambda _host, _pid: True)
         if outcome(mongo_client, db_name) != expected:

@@ -3,120 +3,61 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
+import signal
 from collections.abc import Iterator
 from contextlib import ExitStack
+from pathlib import Path
 from typing import Any
 
 import pytest
 from pymongo.database import Database
 
 from fwcore.launchpad import LaunchPad
+from fwcore.launchpad.journal import Fenced
 from fwcore.worker import Worker
+from fwrunner.protocol import Report
 from tests.support.agent import wait_until
 from tests.support.batches import Document, assert_nothing_is_left, restore, saved, stage_all
-from tests.support.fireworks import REPOSITORY
+from tests.support.forks import Forks
+from tests.support.killer import Killer
 from tests.support.mongod import Client
 
 LEASE_SECONDS = 0.5
 #: Victims at a time, each on a database of its own: most of the test is waiting for leases to end.
 AT_ONCE = 6
+#: The exit status of one that was fenced.
+FENCED = 3
 
-# Forks once a line; tells how each victim stopped or ended, then, having woken it up, how it ended.
-VICTIMS = """
-import json, os, signal, sys, traceback
-from pymongo.monitoring import CommandListener
-from fwcore.launchpad import LaunchPad
-from fwcore.launchpad.journal import Fenced
-from fwcore.worker import Worker
-from fwrunner.protocol import Report, utcnow
 
-class Stopper(CommandListener):
-    commands = []
-    at = None
-    def started(self, event):
-        if self.at is not None:
-            self.commands.append(event.command_name + " " + str(event.command[event.command_name]))
-            if len(self.commands) == self.at:
-                os.kill(os.getpid(), signal.SIGSTOP)
-    def succeeded(self, event):
-        pass
-    def failed(self, event):
-        pass
-
-def work(job):
-    stopper = Stopper()
-    lp = LaunchPad.from_uri(job["uri"], job["name"], event_listeners=[stopper])
-    lease = lp.acquire_lease("w", "victim", job["seconds"])
-    lp.serve(lease, job["seconds"])
+def work(job: dict[str, Any]) -> int:
+    """Do everything an agent does, and stop before the given command."""
+    stopper = Killer(0, "before", signal.SIGSTOP)
+    launchpad = LaunchPad.from_uri(job["uri"], job["name"], event_listeners=[stopper])
+    lease = launchpad.acquire_lease("w", "victim", job["seconds"])
+    launchpad.serve(lease, job["seconds"])
+    stopper.commands.clear()
     stopper.at = job["at"]
-    lp.resume()
-    lp.apply(Report(*fields) for fields in job["reports"])
-    lp.apply(Report(*fields) for fields in job["pings"])
-    lp.forget_registered([fields[0] for fields in job["reports"]])
-    claims = lp.claim(Worker("w"), 3, hold=True)
-    lp.keep_alive()
-    lp.open_runs(claims)
-    lp.record_jobs({claim.launch_id: "job" for claim in claims})
-    lp.settle()
-    lp.release_lease(lease)
-    with open(job["commands"], "w") as told:
-        json.dump(stopper.commands, told)
-
-for line in sys.stdin:
-    job = json.loads(line)
-    if job.get("wake"):
-        os.kill(job["wake"], signal.SIGCONT)
-        pid, status = os.waitpid(job["wake"], os.WUNTRACED)
-    else:
-        pid = os.fork()
-        if pid == 0:
-            try:
-                work(job)
-            except Fenced as why:
-                os._exit(3)
-            except BaseException:
-                traceback.print_exc()
-                os._exit(1)
-            os._exit(0)
-        pid, status = os.waitpid(pid, os.WUNTRACED)
-    stopped = os.WIFSTOPPED(status)
-    print(json.dumps([pid, None if stopped else os.waitstatus_to_exitcode(status)]), flush=True)
-"""
-
-
-class Victims:
-    """The process that forks them."""
-
-    def __init__(self) -> None:
-        self._process = subprocess.Popen(
-            [sys.executable, "-c", VICTIMS],
-            cwd=REPOSITORY,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-
-    def close(self) -> None:
-        with self._process as process:
-            process.kill()
-
-    def tell(self, job: dict[str, Any]) -> tuple[int, int | None]:
-        """Start a victim, or wake one up; return its process id, and its exit status unless it stopped."""
-        assert self._process.stdin is not None
-        assert self._process.stdout is not None
-        self._process.stdin.write(json.dumps(job) + "\n")
-        self._process.stdin.flush()
-        pid, status = json.loads(self._process.stdout.readline())
-        return pid, status
+    try:
+        launchpad.resume()
+        launchpad.apply(Report(*fields) for fields in job["reports"])
+        launchpad.apply(Report(*fields) for fields in job["pings"])
+        launchpad.forget_registered([fields[0] for fields in job["reports"]])
+        claims = launchpad.claim(Worker("w"), 3, hold=True)
+        launchpad.keep_alive()
+        launchpad.open_runs(claims)
+        launchpad.record_jobs({claim.launch_id: "job" for claim in claims})
+        launchpad.settle()
+        launchpad.release_lease(lease)
+    except Fenced:
+        return FENCED
+    Path(job["commands"]).write_text(json.dumps(stopper.commands))
+    return 0
 
 
 @pytest.fixture
-def victims() -> Iterator[Victims]:
-    victims = Victims()
-    yield victims
-    victims.close()
+def victims() -> Iterator[Forks]:
+    with Forks(work) as forks:
+        yield forks
 
 
 @pytest.fixture
@@ -147,7 +88,7 @@ def heir_of(stack: ExitStack, uri: str, name: str) -> LaunchPad:
 
 
 def test_stopped_at_every_command_past_its_lease(
-    db_uri: str, db_name: str, names: list[str], mongo_client: Client, victims: Victims, tmp_path
+    db_uri: str, db_name: str, names: list[str], mongo_client: Client, victims: Forks, tmp_path
 ) -> None:
     told, _ = stage_all(db_uri, db_name, mongo_client)
     running = next(report for report in told if report.state == "RUNNING")
@@ -175,8 +116,7 @@ def test_stopped_at_every_command_past_its_lease(
         mongo_client[name].fwagent_dirs.insert_many(before["fwagent_dirs"])
 
     reset(names[0])
-    _, status = victims.tell({**job, "name": names[0], "at": 0, "seconds": 60})
-    assert status == 0
+    assert victims.run({**job, "name": names[0], "at": 0, "seconds": 60}) == 0
     commands = json.loads((tmp_path / "commands.json").read_text())
     for wanted in ("update workflows", "insert fwagent_journal", "update launches", "delete"):
         assert any(command.startswith(wanted) for command in commands), commands
@@ -188,8 +128,8 @@ def test_stopped_at_every_command_past_its_lease(
         stopped: list[tuple[int, int, str]] = []
         for name, at in zip(names, chunk, strict=False):
             reset(name)
-            pid, status = victims.tell({**job, "name": name, "at": at, "seconds": LEASE_SECONDS})
-            if status == 3 and not stopped and at > 1:
+            pid, status = victims.start({**job, "name": name, "at": at, "seconds": LEASE_SECONDS})
+            if status == FENCED and not stopped and at > 1:
                 places.append(at)  # this machine was so slow that the lease ended before its time
                 continue
             assert status is None, f"victim {at} ended with {status}"
@@ -200,9 +140,11 @@ def test_stopped_at_every_command_past_its_lease(
                 database = mongo_client[name]
                 heir = heir_of(stack, db_uri, name)
                 seen = everything(database)
-                _, status = victims.tell({"wake": pid})
+                status = victims.wake(pid)
                 # The last two settle the claim and give the lease back: nobody is left to be told.
-                assert status == 3 or (status == 0 and at > len(commands) - 2), f"{where}: {status}"
+                assert status == FENCED or (status == 0 and at > len(commands) - 2), (
+                    f"{where}: {status}"
+                )
                 assert everything(database) == seen, where
 
                 # ... and the heir finds all of it as it should be.

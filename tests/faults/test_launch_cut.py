@@ -1,14 +1,13 @@
 """The way out is cut by SIGKILL after every database command: each Firework still runs exactly once."""
 
-import json
 import shutil
 import signal
-import subprocess
-import sys
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import pymongo.monitoring
 import pytest
 
 from agent.config import load_config
@@ -16,29 +15,26 @@ from agent.lease import is_gone
 from agent.localqueue import LocalQueue
 from agent.loop import make_parts
 from agent.results import Result
-from tests.support.fireworks import REPOSITORY
+from tests.support.forks import Forks
+from tests.support.killer import Killer
 from tests.support.mongod import Client
 
 COUNT = 3
 
-# Launches, and kills itself after the given command; without one, prints how many there were.
-VICTIM = """
-import json, sys
-from pathlib import Path
-import pymongo.monitoring
-from tests.support.killer import Killer
 
-job = json.loads(sys.argv[1])
-killer = Killer(job["at"])
-pymongo.monitoring.register(killer)
-from agent.config import load_config
-from agent.loop import make_parts
-from agent.results import Result
+def launch(job: dict[str, Any]) -> int:
+    """Launch, killed after the given command; return how many there were."""
+    killer = Killer(job["at"])
+    pymongo.monitoring.register(killer)
+    parts = make_parts(load_config(Path(job["config"])))
+    parts.way_out.launch(10, Result())
+    return len(killer.commands)
 
-parts = make_parts(load_config(Path(job["config"])))
-parts.way_out.launch(10, Result())
-print(killer.count)
-"""
+
+@pytest.fixture(scope="module")
+def forks() -> Iterator[Forks]:
+    with Forks(launch) as forks:
+        yield forks
 
 
 @pytest.fixture
@@ -50,18 +46,6 @@ def config(tmp_path: Path, db_uri: str, db_name: str) -> Path:
         encoding="utf-8",
     )
     return path
-
-
-def victim(config: Path, at: int) -> subprocess.CompletedProcess[str]:
-    job = json.dumps({"config": str(config), "at": at})
-    return subprocess.run(
-        [sys.executable, "-c", VICTIM, job],
-        cwd=REPOSITORY,
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
 
 
 def begin_anew(config: Path, ran: Path, client: Client, name: str) -> None:
@@ -94,18 +78,17 @@ def finish(config: Path) -> None:
 
 
 def test_each_firework_runs_once(
-    config: Path, tmp_path: Path, mongo_client: Client, db_name: str
+    config: Path, tmp_path: Path, mongo_client: Client, db_name: str, forks: Forks
 ) -> None:
     ran = tmp_path / "ran.txt"
     begin_anew(config, ran, mongo_client, db_name)
-    uncut = victim(config, 0)
-    commands = int(uncut.stdout)
+    commands = forks.run({"config": str(config), "at": 0})
     assert commands > 10
     finish(config)
 
     for at in range(1, commands + 1):
         begin_anew(config, ran, mongo_client, db_name)
-        assert victim(config, at).returncode == -signal.SIGKILL
+        assert forks.run({"config": str(config), "at": at}) == -signal.SIGKILL
         finish(config)
         where = f"killed after command {at} of {commands}"
         assert Counter(ran.read_text().split()) == {str(n): 1 for n in range(COUNT)}, where
@@ -117,16 +100,16 @@ def test_each_firework_runs_once(
 
 
 def test_who_cannot_see_the_queue_leaves_the_claim_alone(
-    config: Path, tmp_path: Path, mongo_client: Client, db_name: str
+    config: Path, tmp_path: Path, mongo_client: Client, db_name: str, forks: Forks
 ) -> None:
     """An agent with another launch root cannot know which jobs of a killed one were submitted."""
     ran = tmp_path / "ran.txt"
     begin_anew(config, ran, mongo_client, db_name)
-    commands = int(victim(config, 0).stdout)
+    commands = forks.run({"config": str(config), "at": 0})
     finish(config)
     begin_anew(config, ran, mongo_client, db_name)
     # The last two record the jobs and settle the claim.
-    assert victim(config, commands - 2).returncode == -signal.SIGKILL
+    assert forks.run({"config": str(config), "at": commands - 2}) == -signal.SIGKILL
 
     other = tmp_path / "other.toml"
     other.write_text(config.read_text().replace(f"{tmp_path / 'root'}", f"{tmp_path / 'else'}"))

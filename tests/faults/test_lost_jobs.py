@@ -5,7 +5,6 @@ import os
 import shutil
 import signal
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -15,45 +14,31 @@ from agent.config import Config
 from agent.jobs import QueuedJob, QueueSilent, Submission
 from agent.localqueue import LocalQueue
 from agent.queue import open_queue
-from fwcore.launchpad import LaunchPad
-from fwcore.lost import MARK
-from tests.support.agent import Site, Store, wait_until
-from tests.support.batches import restore, saved
-from tests.support.fireworks import REPOSITORY
-from tests.support.launchpads import consistent
-from tests.support.mongod import Client
-from tests.support.queues import Bench
-
-# Forks for each line: the child reconciles as told, and kills itself after the given command.
-VICTIM = """
-import json, os, sys
-from pathlib import Path
-from agent.config import Config
 from agent.reconciler import Reconciler
 from agent.recover import WayBack
 from agent.results import Result
 from fwcore.launchpad import LaunchPad
+from fwcore.lost import MARK
 from fwrunner.protocol import MAX_REPORT_SIZE
+from tests.support.agent import Site, Store, wait_until
+from tests.support.batches import restore, saved
+from tests.support.forks import Forks
 from tests.support.killer import Killer
-from tests.support.queues import FakeQueue
+from tests.support.launchpads import consistent
+from tests.support.mongod import Client
+from tests.support.queues import Bench, FakeQueue
 
-for line in sys.stdin:
-    job = json.loads(line)
-    child = os.fork()
-    if child == 0:
-        killer = Killer(job["at"])
-        lp = LaunchPad.from_uri(job["uri"], job["name"], event_listeners=[killer])
-        root = Path(job["root"])
-        lp.queue_name = f"slurm:{root}"
-        config = Config.model_validate(job["config"])
-        back = WayBack(lp, root / ".fwagent" / "outbox", MAX_REPORT_SIZE)
-        Reconciler(lp, FakeQueue(), back, config, clock=lambda: job["now"]).run(Result())
-        print(killer.count, flush=True)
-        os._exit(0)
-    status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-    if status:
-        print(status, flush=True)
-"""
+
+def reconcile(job: dict[str, Any]) -> int:
+    """Reconcile once, killed after the given command; return how many there were."""
+    killer = Killer(job["at"])
+    launchpad = LaunchPad.from_uri(job["uri"], job["name"], event_listeners=[killer])
+    root = Path(job["root"])
+    launchpad.queue_name = f"slurm:{root}"
+    config = Config.model_validate(job["config"])
+    back = WayBack(launchpad, root / ".fwagent" / "outbox", MAX_REPORT_SIZE)
+    Reconciler(launchpad, FakeQueue(), back, config, clock=lambda: job["now"]).run(Result())
+    return len(killer.commands)
 
 
 def after_all(bench: Bench) -> dict[str, Any]:
@@ -98,24 +83,8 @@ def test_the_agent_is_killed_at_every_command_of_its_verdicts(
             "sync": {"lost": "rerun"},
         },
     }
-    with subprocess.Popen(
-        [sys.executable, "-c", VICTIM],
-        cwd=REPOSITORY,
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-    ) as victim:
-        assert victim.stdin is not None
-        assert victim.stdout is not None
-
-        def cut(at: int) -> int:
-            assert victim.stdin is not None
-            assert victim.stdout is not None
-            victim.stdin.write(json.dumps({**job, "at": at}) + "\n")
-            victim.stdin.flush()
-            return int(victim.stdout.readline())
-
-        commands = cut(0)
+    with Forks(reconcile) as forks:
+        commands = forks.run({**job, "at": 0})
         assert commands > 20
         expected = after_all(bench)
         assert expected["states"] == {ran: "READY", vanished: "READY", thrice: "FIZZLED"}
@@ -124,13 +93,12 @@ def test_the_agent_is_killed_at_every_command_of_its_verdicts(
         for at in range(1, commands):
             restore(mongo_client, db_name, before)
             (private / "reconcile.json").write_bytes(notes)
-            assert cut(at) == -signal.SIGKILL
+            assert forks.run({**job, "at": at}) == -signal.SIGKILL
             bench.lp.resume(is_gone=lambda _host, _pid: True)
             bench.configure(lost="rerun")
             bench.turn(300)
             bench.turn(300)
             assert after_all(bench) == expected, f"killed after command {at} of {commands}"
-        victim.stdin.close()
 
 
 @pytest.fixture

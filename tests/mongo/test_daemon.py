@@ -390,6 +390,7 @@ def test_a_second_agent_is_idle_until_the_first_ends(site, store, mongod, lp_nam
         daemon.wait_for("serving")
         store.add()
         daemon.reload()
+        daemon.wait_for("the new configuration is in force")
         wait_until(lambda: store.states() == {1: "RESERVED", 2: "RESERVED"})
         assert store.launch(2)["launch_dir"].startswith(str(second.root))
     assert len(daemon.logged("idle: another agent serves this worker")) == 1

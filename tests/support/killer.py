@@ -1,30 +1,27 @@
-"""SIGKILL between two commands of the database; for processes that tests start to have them killed."""
+"""A signal between two commands of the database; for processes that tests start to have them killed or stopped."""
 
 import os
 import signal
 
-from pymongo.monitoring import (
-    CommandFailedEvent,
-    CommandListener,
-    CommandStartedEvent,
-    CommandSucceededEvent,
-)
+from pymongo.monitoring import CommandStartedEvent, CommandSucceededEvent
+
+from tests.support.batches import Count
 
 
-class Killer(CommandListener):
-    """Kills this process after the command with that number, from 1 on; 0: never. ``count`` is how many there were."""
+class Killer(Count):
+    """Strikes this process ``when`` ("before", "after") the command ``at``, from 1 on; 0: never."""
 
-    def __init__(self, at: int) -> None:
-        self._at = at
-        self.count = 0
+    def __init__(self, at: int, when: str = "after", number: int = signal.SIGKILL) -> None:
+        super().__init__()
+        self.at, self._when, self._number = at, when, number
 
     def started(self, event: CommandStartedEvent) -> None:
-        pass
+        super().started(event)
+        self._strike("before")
 
-    def failed(self, event: CommandFailedEvent) -> None:
-        pass
+    def succeeded(self, _event: CommandSucceededEvent) -> None:
+        self._strike("after")
 
-    def succeeded(self, event: CommandSucceededEvent) -> None:
-        self.count += 1
-        if self.count == self._at:
-            os.kill(os.getpid(), signal.SIGKILL)
+    def _strike(self, when: str) -> None:
+        if when == self._when and len(self.commands) == self.at:
+            os.kill(os.getpid(), self._number)
