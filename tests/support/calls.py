@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cache
 from typing import Any
 
 from typer.main import get_command
@@ -21,6 +22,7 @@ def all_commands(group: Any = None, before: str = "") -> dict[str, Any]:
     return found
 
 
+@cache
 def command_line() -> Any:
     return get_command(commands())
 
