@@ -4,14 +4,18 @@ import re
 import shlex
 import shutil
 import subprocess
+import tempfile
 from pathlib import Path
 
 import pytest
 
-from tests.support.agent import FWAGENT, Site, Store
+from agent.health import read_status
+from tests.support import components
+from tests.support.agent import FWAGENT, Site, Store, wait_until
 from tests.support.calls import command_line, parsed
 
 ROOT = Path(__file__).parents[2]
+MOVING = ROOT / "docs" / "moving-from-cron.md"
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 
 #: What stands for something in the docs, and a thing of this kind.
@@ -142,3 +146,35 @@ def test_two_syncs_at_once(mongod, lp_name, lp, db, tmp_path):
     assert len(launches) == len({launch["fw_id"] for launch in launches}) == 40
     assert db.offline_runs.count_documents({}) == 40
     assert store.locks() == 0
+
+
+def test_in_tmux(mongod, lp_name, lp, db, tmp_path):
+    """The line of docs/moving-from-cron.md: it launches with nobody attached, and Ctrl-C ends it well."""
+    if shutil.which("tmux") is None:
+        components.unavailable("no tmux: tests/install-system-packages installs it as root")
+    (line,) = re.findall(r"^ {4}(tmux new-session .*)$", MOVING.read_text("utf-8"), re.MULTILINE)
+    site = Site(tmp_path / "home", mongod, lp_name)
+    (fw_id,) = Store(lp, db).add({})
+    # The path of a socket is short.
+    with tempfile.TemporaryDirectory(prefix="fwagent-", dir="/tmp") as sockets:
+        path = f"{Path(FWAGENT[0]).parent}:{site.environment['PATH']}"
+        more = {"TMUX_TMPDIR": sockets, "FWAGENT_CONFIG": str(site.config), "PATH": path}
+        environment = {**site.environment, **more, "TERM": "dumb"}
+
+        def tmux(*words):
+            done = subprocess.run(
+                words, env=environment, cwd=site.home, capture_output=True, timeout=30, check=False
+            )
+            return done.returncode == 0
+
+        try:
+            assert tmux(*shlex.split(line))
+            site.await_first_pass()
+            wait_until(lambda: Store(lp, db).state(fw_id) == "RESERVED")
+            assert tmux("tmux", "send-keys", "-t", "fwagent", "C-c")
+            wait_until(lambda: not tmux("tmux", "has-session", "-t", "fwagent"))
+            told = read_status(site.root / ".fwagent")
+            assert told is not None
+            assert told["mode"] == "stopped"
+        finally:
+            tmux("tmux", "kill-server")
