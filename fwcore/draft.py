@@ -75,7 +75,7 @@ class Draft(Drafted):
             return "WAITING"
         if not firework["launches"] and "FIZZLED" not in states:
             return "READY"
-        fizzled = [parent for parent in flow.parents(fw_id) if flow.state(parent) == "FIZZLED"]
+        fizzled = flow.fizzled_parents(fw_id)
         if fizzled and "_fizzled_parents" not in spec:
             told = {**spec, "_fizzled_parents": [self._whole(parent) for parent in fizzled]}
             if not self.has_room(fw_id, told):

@@ -48,6 +48,14 @@ class Flow:
         """Return the Fireworks that one waits for."""
         return list(self._parents.get(str(fw_id), []))
 
+    def fizzled_parents(self, fw_id: int) -> list[int]:
+        """Return the FIZZLED parents of one in FireWorks' order: that of the links, whatever ``parent_links`` has."""
+        found = [parent for parent in self.parents(fw_id) if self.state(parent) == "FIZZLED"]
+        if len(found) < 2:
+            return found
+        place = {key: number for number, key in enumerate(self._links)}
+        return sorted(found, key=lambda parent: place.get(str(parent), len(place)))
+
     def descendants(self, fw_id: int) -> list[int]:
         """Return all Fireworks below one, each once."""
         found: dict[int, None] = {}

@@ -323,10 +323,11 @@ class _Batch:
 
     def _foresee_below(self, fw_ids: Iterable[int]) -> None:
         found: set[int] = set()
-        pending = [fw_id for fw_id in fw_ids if self.draft.holds(fw_id)]
+        pending = list(fw_ids)
         while pending:
             fw_id = pending.pop()
-            if fw_id in found:
+            # One that a link leads to and no workflow holds spoils the change that meets it, not the others.
+            if fw_id in found or not self.draft.holds(fw_id):
                 continue
             found.add(fw_id)
             flow = self.draft.flow(fw_id)

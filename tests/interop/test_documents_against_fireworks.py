@@ -18,6 +18,7 @@ from agent.mongod import Mongod
 from fwcore.launchpad import LaunchPad
 from fwrunner.protocol.action import InvalidAction, apply_modifiers
 from tests.interop.differences import instants, kind
+from tests.support.batches import NOW
 from tests.support.fireworks import FireWorks
 from tests.support.launchpads import WORKER, reports, stage
 from tests.support.mongod import Client
@@ -179,6 +180,8 @@ def test_fireworks_would_write_what_claim_cancel_and_apply_leave(
     fireworks: FireWorks, mongod: Mongod, db_name: str
 ) -> None:
     launchpad = LaunchPad.from_uri(mongod.uri, db_name)
+    # The reports tell of that day: no run begins before its reservation.
+    launchpad._clock = lambda: NOW
     source = YAML(typ="safe").load(DIAMOND)
     roots = [launchpad.add(source)[-1] for _ in range(6)]
     pending, cancelled, running, done, failed, again = stage(launchpad, *roots)

@@ -152,6 +152,15 @@ def test_a_tolerant_child_still_waits_for_parents_that_run(memory) -> None:
     assert "_fizzled_parents" not in memory.firework(ids["c"])["spec"]
 
 
+def test_failed_parents_are_told_in_the_order_of_the_links_as_fireworks_does(memory) -> None:
+    ids = memory.add({"a": "c", "b": "c"}, {"c": TOLERANT})
+    memory.workflow(ids["a"])["parent_links"][str(ids["c"])] = [ids["b"], ids["a"]]
+    memory.complete(ids["b"], "FIZZLED")
+    memory.complete(ids["a"], "FIZZLED")
+    told = memory.firework(ids["c"])["spec"]["_fizzled_parents"]
+    assert [parent["fw_id"] for parent in told] == [ids["a"], ids["b"]]
+
+
 def test_what_a_child_was_told_about_failed_parents_is_never_replaced(memory) -> None:
     ids = memory.add({"a": "b"}, {"b": {**TOLERANT, "_fizzled_parents": ["mine"]}})
     memory.complete(ids["a"], "FIZZLED")

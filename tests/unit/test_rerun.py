@@ -180,6 +180,17 @@ def test_unknown_ones_and_locked_ones_do_not_keep_the_others(memory) -> None:
         assert reasons(plan.deferred) == {locked["a"]: "the workflow is locked by FireWorks"}
 
 
+@pytest.mark.parametrize("call", ["rerun", "defuse"])
+def test_a_damaged_workflow_does_not_keep_the_others(memory, call) -> None:
+    damaged, sound = memory.add(CHAIN), memory.add(CHAIN)
+    for ids in (damaged, sound):
+        memory.complete(ids["a"])
+    memory.workflow(damaged["a"])["nodes"].remove(damaged["b"])
+    plan = getattr(memory, call)(damaged["a"], sound["a"])
+    assert reasons(plan.skipped) == {damaged["a"]: f"no workflow holds Firework {damaged['b']}"}
+    assert states(plan.changed).keys() == {sound["a"], sound["b"]}
+
+
 def test_one_that_cannot_be_done_is_left_whole(memory) -> None:
     """The child of the one is gone from the database; of the other nothing is changed twice."""
     broken, whole = memory.add({"a": "b", "b": "c"}), memory.add({"a": "b"})
