@@ -37,6 +37,10 @@ test: system $(TEST) $(FW) lint ## everything: checks, and all tests against the
 test-unit: $(TEST) ## the tests that need no server
 	$(BIN)/pytest $(AT_ONCE) tests/unit $(PYTEST_ARGS)
 
+.PHONY: pictures
+pictures: $(DEMO) ## the pictures of README.md, from a real demo and a real status
+	PYTHONPATH=. $(BIN)/python docs/pictures/make.py
+
 N ?= 5000
 SEED ?= $(shell date +%s)
 .PHONY: test-differential

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from functools import cache
 from pathlib import Path
 from textwrap import wrap
 from typing import Annotated, Any, NoReturn
@@ -105,19 +106,27 @@ def chosen(ctx: typer.Context, config: Path | None) -> Path | None:
     return given
 
 
-def main() -> None:
-    """Run the command line."""
-    from agent.cli import change, init, look, mode, runner, service, work
+@cache
+def commands() -> typer.Typer:
+    """Return the command line with all its commands."""
+    from agent.cli import change, init, look, manual, mode, report, runner, service, work
 
     init.add_to(app)
     work.add_to(app)
     mode.add_to(app)
     look.add_to(app)
+    report.add_to(app)
     change.add_to(app)
     runner.add_to(app)
     service.add_to(app)
+    manual.add_to(app)
+    return app
+
+
+def main() -> None:
+    """Run the command line."""
     try:
-        app()
+        commands()()
     except SystemExit as end:
         _leave(end.code)
 

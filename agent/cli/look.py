@@ -157,7 +157,7 @@ def doctor(ctx: typer.Context, config: ConfigOption = None, as_json: JsonOption 
 
 def explain(
     ctx: typer.Context,
-    fw_id: Annotated[int, typer.Argument(metavar="FW_ID")],
+    fw_id: Annotated[int, typer.Argument(metavar="FW_ID", help="Of this Firework.")],
     config: ConfigOption = None,
     as_json: JsonOption = False,
 ) -> None:

@@ -25,6 +25,7 @@ from fwcore.launchpad.changes import Changing
 from fwcore.launchpad.claims import Claims
 from fwcore.launchpad.connection import connect, own_address
 from fwcore.launchpad.diagnosis import Diagnoses
+from fwcore.launchpad.figures import Figures
 from fwcore.launchpad.intake import Intake
 from fwcore.launchpad.jobs import Jobs
 from fwcore.launchpad.locks import Locks
@@ -37,7 +38,7 @@ from fwrunner.protocol import utcnow
 Document = dict[str, Any]
 
 
-class LaunchPad(Intake, Claims, Reports, Changing, Queries, Jobs, Locks, Own, Diagnoses):
+class LaunchPad(Intake, Claims, Reports, Changing, Queries, Figures, Jobs, Locks, Own, Diagnoses):
     """A FireWorks database.
 
     All methods raise DatabaseUnreachable when MongoDB does not answer and DatabaseRefused when it says

@@ -151,7 +151,7 @@ def test_all_of_it_works_with_the_documented_role_and_nothing_more_is_asked_for(
         wait_until(lambda: len(daemon.logged("applied", state="FIZZLED")) == 2)
         assert listening(daemon.pid) == []
         outputs.append(site.run("doctor", "--json", status=None))
-        outputs += [site.run(command) for command in ("status", "runs", "dirs", "drain")]
+        outputs += [site.run(command) for command in ("status", "runs", "dirs", "report", "drain")]
         outputs.append(site.run("explain", 2))
         outputs.append(site.run("rerun", "-i", 2))
         outputs.append(site.run("defuse", "-i", 3))

@@ -9,8 +9,7 @@ import zipfile
 import pytest
 from typer.testing import CliRunner
 
-from agent.cli import app
-from agent.cli import runner as commands
+from agent.cli import commands
 from agent.export import archive, export
 from fwcore.errors import FwagentError
 from tests.support.jobs import Job, pythons
@@ -18,8 +17,9 @@ from tests.support.jobs import Job, pythons
 
 @pytest.fixture(scope="module")
 def command():
-    commands.add_to(app)
-    return lambda *arguments: CliRunner().invoke(app, ["runner", "export", *map(str, arguments)])
+    return lambda *arguments: CliRunner().invoke(
+        commands(), ["runner", "export", *map(str, arguments)]
+    )
 
 
 @pytest.mark.parametrize("python", pythons())

@@ -6,14 +6,12 @@ import pytest
 from typer.testing import CliRunner
 
 from agent import first
-from agent.cli import app, init
+from agent.cli import commands
 from agent.config import load_config
 from fwcore.errors import FwagentError
 
 LAUNCHPAD = "host: db.example.org\nname: fw\nusername: me\npassword: secret\n"
 WORKER = "name: perlmutter\ncategory: ''\nquery: '{}'\n"
-
-init.add_to(app)
 
 
 @pytest.fixture
@@ -36,7 +34,7 @@ def home(tmp_path, monkeypatch):
 
 
 def run(*arguments, status=0):
-    done = CliRunner().invoke(app, ["init", *arguments])
+    done = CliRunner().invoke(commands(), ["init", *arguments])
     assert done.exit_code == status, (done.output, done.exception)
     return done.output
 
@@ -45,8 +43,8 @@ def config_of(home):
     return home / ".config" / "fwagent" / "config.toml"
 
 
-def has(home, *commands):
-    for command in commands:
+def has(home, *programs):
+    for command in programs:
         (home / "bin" / command).write_text("#!/bin/sh\n")
         (home / "bin" / command).chmod(0o755)
 
@@ -92,11 +90,11 @@ def test_without_a_database_it_says_what_to_give(home):
 
 
 @pytest.mark.parametrize(
-    ("commands", "kind"),
+    ("programs", "kind"),
     [((), "local"), (("qsub", "qconf"), "sge"), (("qsub", "pbsnodes"), "pbs"), (("bsub",), "lsf")],
 )
-def test_the_scheduler_is_detected(home, commands, kind):
-    has(home, *commands)
+def test_the_scheduler_is_detected(home, programs, kind):
+    has(home, *programs)
     assert first.scheduler() == kind
 
 

@@ -93,7 +93,7 @@ def completed(words):
 @pytest.mark.parametrize(
     ("words", "found"),
     [
-        ("fwagent re", {"recover", "register", "rerun", "resume"}),
+        ("fwagent re", {"recover", "register", "report", "rerun", "resume"}),
         ("fwagent dra", {"drain"}),
         ("fwagent service ins", {"install"}),
         ("fwagent drain --no", {"--no-wait"}),
