@@ -35,6 +35,7 @@ _NOW = r"(date|text) (now|step \d+)"
 _TIME = r"(date|text) (\d.*|step \d+)"
 #: A launch, also as its child is told about it.
 _LAUNCH = r"(launches|fireworks\.spec\._fizzled_parents\.\d\.launches\.\d)"
+# RUNNING is the second entry of its history, or the third of one whose reservation was cancelled.
 #: A workflow inside a stored action.
 _ADDED = r"launches\.action\.(additions|detours|append_wfs)\.\d(\.workflow)?"
 _PENDING = r"(pending|ended before|every verb|all children|fan-in, (both|one FIZZLES)|paused in the queue).*, while.*"
@@ -43,7 +44,7 @@ _PENDING = r"(pending|ended before|every verb|all children|fan-in, (both|one FIZ
 DIFFERENCES = (
     Difference(
         "start of a run",
-        _LAUNCH + r"\.(state_history\.1\.created_on|time_start)",
+        _LAUNCH + r"\.(state_history\.[12]\.created_on|time_start)",
         _NOW,
         _TIME,
         "A run started when the compute node says so. FireWorks takes the time of the recovery that sees it first.",
@@ -64,7 +65,7 @@ DIFFERENCES = (
     ),
     Difference(
         "last sign of life",
-        _LAUNCH + r"\.state_history\.1\.updated_on",
+        _LAUNCH + r"\.state_history\.[12]\.updated_on",
         r"(date|text) .*",
         _TIME,
         "updated_on of the RUNNING entry is the last ping, else the start: what the compute node wrote. FireWorks "
