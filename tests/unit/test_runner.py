@@ -13,6 +13,8 @@ import sys
 import textwrap
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -903,6 +905,16 @@ def command(*arguments: Any, python: str = sys.executable) -> list[str]:
     return [python, "-B", "-m", "fwrunner", *map(str, arguments)]
 
 
+@contextmanager
+def started(path: Path) -> Iterator[subprocess.Popen[bytes]]:
+    """A job that runs, which is ended should the test fail."""
+    with subprocess.Popen(command(path), stdout=subprocess.PIPE, stderr=subprocess.PIPE) as job:
+        try:
+            yield job
+        finally:
+            job.kill()
+
+
 @pytest.fixture
 def environment(tmp_path, monkeypatch):
     """For the runner as a process of its own."""
@@ -975,12 +987,12 @@ class TestCommand:
     )
     def test_signals(self, stage, number, name, task):
         staged = stage(action(stored_data={"a": 1}), task, "Files")
-        job = subprocess.Popen(command(staged.path), stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-        assert job.stdout is not None
-        assert job.stdout.readline() == b"up\n"
-        job.send_signal(number)
-        # The end of stdout comes only when the child of a ScriptTask has ended too: at once.
-        job.communicate(timeout=4)
+        with started(staged.path) as job:
+            assert job.stdout is not None
+            assert job.stdout.readline() == b"up\n"
+            job.send_signal(number)
+            # The end of stdout comes only when the child of a ScriptTask has ended too: at once.
+            job.communicate(timeout=15)
         assert job.returncode == 1
         stored = staged.stored()
         assert stored["_message"].startswith("task 2 of 3 (")
@@ -992,13 +1004,13 @@ class TestCommand:
     def test_a_command_that_the_scheduler_has_killed_first(self, stage):
         """Slurm signals all processes of a job, in any order: what ended the job is the reason all the same."""
         staged = stage({"_fw_name": "ScriptTask", "script": "echo $$; exec sleep 60"})
-        job = subprocess.Popen(command(staged.path), stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-        assert job.stdout is not None
-        with open(os.pidfd_open(pid := int(job.stdout.readline()))) as script:  # noqa: PTH123
-            os.kill(pid, signal.SIGTERM)
-            assert select.select([script], [], [], 10)[0]  # it is gone
-        job.send_signal(signal.SIGTERM)
-        job.communicate(timeout=4)
+        with started(staged.path) as job:
+            assert job.stdout is not None
+            with open(os.pidfd_open(pid := int(job.stdout.readline()))) as script:  # noqa: PTH123
+                os.kill(pid, signal.SIGTERM)
+                assert select.select([script], [], [], 10)[0]  # it is gone
+            job.send_signal(signal.SIGTERM)
+            job.communicate(timeout=15)
         assert staged.stored()["_message"].endswith(": ended by SIGTERM")
 
     @pytest.mark.parametrize(
