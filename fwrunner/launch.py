@@ -6,7 +6,7 @@ supervisor, writes here.
 
 import os
 import time
-from typing import Any, Dict, List, Optional
+from typing import Any, Callable, Dict, List, Optional
 
 from fwrunner import places, protocol
 from fwrunner.action import Action
@@ -299,9 +299,20 @@ def _usable(checkpoint: Any, tasks: int) -> bool:
     return whole and type(number) is int and 0 <= number < tasks
 
 
+def _read(read: Callable[[str], Dict[str, Any]], path: str, passing: Any) -> Dict[str, Any]:
+    """Read a document, again for a while if one of the errors that may pass comes."""
+    for pause in places.BRIEFLY:
+        try:
+            return read(path)
+        except passing:
+            if not places.waited(pause):
+                break
+    return read(path)
+
+
 def _offline_of(directory: str) -> Dict[str, Any]:
     try:
-        return protocol.read_offline(directory)
+        return _read(protocol.read_offline, directory, protocol.Unreadable)
     except FileNotFoundError as error:
         raise NothingToRun(
             f"{error.strerror} in {directory}",
@@ -315,16 +326,13 @@ def _offline_of(directory: str) -> Dict[str, Any]:
 
 
 def _firework_of(directory: str) -> Dict[str, Any]:
-    """Read ``FW.json``, again for a while if it cannot be; raise _Damaged."""
+    """Read ``FW.json``; raise _Damaged."""
     path = os.path.join(directory, protocol.FW_JSON)
-    for pause in (*places.BRIEFLY, None):
-        try:
-            firework = protocol.read_json(path)
-            break
-        except (OSError, protocol.Unreadable) as error:
-            if pause is None or not places.waited(pause):
-                problem = getattr(error, "strerror", None) or error
-                raise _Damaged(f"{problem} ({path}): have the Firework launched again") from None
+    try:
+        firework = _read(protocol.read_json, path, (OSError, protocol.Unreadable))
+    except (OSError, protocol.Unreadable) as error:
+        problem = getattr(error, "strerror", None) or error
+        raise _Damaged(f"{problem} ({path}): have the Firework launched again") from None
     spec = firework.get("spec")
     if not isinstance(spec, dict) or not isinstance(spec.get("_tasks"), list):
         raise _Damaged(f"{protocol.FW_JSON} has no list spec._tasks: is it a Firework? ({path})")

@@ -40,6 +40,13 @@ FUNCTIONS = """
         for number in range(opened):
             kept.append(open("data", "ab"))
 
+    def write_everywhere(text):
+        for number in range(3, 64):
+            try:
+                os.write(number, text.encode())
+            except OSError:
+                pass
+
     def close_all_for_sockets():
         import socket
         os.closerange(3, 4096)
@@ -291,6 +298,17 @@ class TestDeaths:
         assert job.report().checkpoint["_task_n"] == 1
         if (job.place / "data").exists():
             assert (job.place / "data").read_bytes() == b""
+
+    @pytest.mark.parametrize(
+        "text", ["no end", "\u00fc\n[1]\n5\n", '{"state": "COMPLETED"}\n{"task": 1}\n']
+    )
+    def test_what_a_task_writes_to_descriptors_of_ours(self, job, text):
+        job.stage(
+            {"_fw_name": "PyTask", "func": "job_tasks.write_everywhere", "args": [text]}, "no"
+        )
+        assert job.run()[0] == 1
+        assert job.stored()["_message"].startswith("runtime error")
+        assert job.report().checkpoint["_task_n"] == 1
 
     def test_of_the_supervisor_reaches_a_task_that_has_closed_the_channel(self, job):
         job.stage({"_fw_name": "PyTask", "func": "job_tasks.close_all", "args": [3, 0]}, "deaf()")

@@ -824,7 +824,10 @@ class TestNothingToRun:
             ),
         ],
     )
-    def test_is_told_with_a_hint_and_touches_nothing(self, stage, capsys, name, text, problem):
+    def test_is_told_with_a_hint_and_touches_nothing(
+        self, stage, monkeypatch, capsys, name, text, problem
+    ):
+        monkeypatch.setattr(places, "sleep", lambda _: None)
         staged = stage("Files")
         (staged.path / name).unlink()
         if text is not None:
@@ -868,13 +871,12 @@ class TestDamagedFirework:
         assert main([str(staged.path)]) == 1
         assert "has ended as FIZZLED before" in capfd.readouterr().err
 
-    def test_it_may_come_in_a_moment(self, stage, monkeypatch):
+    @pytest.mark.parametrize("name", ["FW.json", "FW_offline.json"])
+    def test_it_may_come_in_a_moment(self, stage, monkeypatch, name):
         staged = stage("Files")
-        firework = (staged.path / "FW.json").read_text()
-        (staged.path / "FW.json").write_text(firework[:9])
-        monkeypatch.setattr(
-            places, "sleep", lambda _: (staged.path / "FW.json").write_text(firework)
-        )
+        text = (staged.path / name).read_text()
+        (staged.path / name).write_text(text[:9])
+        monkeypatch.setattr(places, "sleep", lambda _: (staged.path / name).write_text(text))
         assert run(str(staged.path)) == 0
 
     def test_an_id_that_is_none_is_not_reported(self, stage):
