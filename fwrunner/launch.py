@@ -8,9 +8,12 @@ import os
 import time
 from typing import Any, Callable, Dict, List, Optional
 
-from fwrunner import places, protocol
+# All that a final report may need is imported before the tasks start: by the time of it fwrunner may have been
+# replaced, or its file system be gone.
+from fwrunner import places, protocol, tails
 from fwrunner.action import Action
 from fwrunner.places import Place, leave, say
+from fwrunner.protocol import rescue
 
 PING_INTERVAL = 60.0
 
@@ -153,11 +156,7 @@ class Launch:
 
     def _tails(self) -> Optional[Dict[str, str]]:
         trackers = self.firework["spec"].get("_trackers")
-        if not trackers:
-            return None
-        from fwrunner.tails import read_tails
-
-        return read_tails(self._place, trackers) or None
+        return tails.read_tails(self._place, trackers) or None
 
     def _places(self, report: protocol.Report, offline: Optional[Dict[str, Any]]) -> List[Place]:
         if offline is None:
@@ -190,8 +189,6 @@ class Launch:
             return None  # no path has such a text
 
     def _rescue(self, report: protocol.Report, refusing: List[Place]) -> bool:
-        from fwrunner.protocol import rescue  # seldom needed
-
         home = places.home()
         what = f"the report of launch {self.launch_id}, {report.state},"
         rescued = home is not None and Place(places.drop_at_home, home, report).take()
@@ -268,8 +265,6 @@ def _keep_to_ourselves(report: protocol.Report) -> None:
     if report.state != "COMPLETED":
         say(f"{what} has {report.state} is not reported")
         return
-    from fwrunner.protocol import rescue  # seldom needed
-
     places.to_stderr(rescue.line(report))
     say(f"{what} has COMPLETED is in the line above only")
 

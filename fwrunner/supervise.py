@@ -39,8 +39,6 @@ _ROUNDS = 20
 # What a terminal sends to all that is in its foreground.
 _KEYS = (signal.SIGINT, signal.SIGQUIT)
 
-_MEGABYTE = 1024 * 1024
-
 
 def end_here(status: int) -> NoReturn:
     """End this process with an exit status, without what is registered for the end of the interpreter."""
@@ -376,8 +374,7 @@ class _Supervisor:
         number = os.WTERMSIG(status)
         cause = f"the process of the tasks was killed by {signals.name_of(number)}"
         if number == signal.SIGKILL:
-            peak = _peak() // _MEGABYTE
-            cause += f", perhaps because memory ran out (its peak was {peak} MB)"
+            cause += f", perhaps because memory ran out{_peak()}"
         return cause
 
 
@@ -385,11 +382,13 @@ def _facts() -> Dict[str, Any]:
     return {"host": os.uname().nodename, "pid": os.getpid(), "job_id": node.job_id()}
 
 
-def _peak() -> int:
-    """Return the bytes of memory that the largest process of the tasks has had."""
-    import resource
-
-    return resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024
+def _peak() -> str:
+    """Return in words how much memory the largest process of the tasks has had."""
+    try:
+        import resource
+    except (ImportError, OSError):
+        return ""  # Python's library is gone by now
+    return f" (its peak was {resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss // 1024} MB)"
 
 
 def _terminal() -> bool:

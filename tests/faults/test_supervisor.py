@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -18,7 +19,7 @@ from fwrunner.launch import Launch
 from fwrunner.protocol import outbox_name
 from fwrunner.supervise import run
 from tests.support.agent import wait_until
-from tests.support.jobs import Job, pythons
+from tests.support.jobs import REPOSITORY, Job, pythons
 
 FUNCTIONS = """
     import ctypes, json, os, resource, signal, subprocess, sys, threading, time
@@ -608,6 +609,41 @@ def _take_terminal() -> None:
     import termios
 
     fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+
+
+class TestRunnerReplacedMeanwhile:
+    """By an upgrade, while a job runs for days; or the file system that fwrunner is on is gone."""
+
+    @pytest.mark.parametrize(
+        ("task", "state", "told"),
+        [
+            ("true", "COMPLETED", ""),
+            ("exit 3", "FIZZLED", "runtime error"),
+            ("leave()", "FIZZLED", "with exit status 3"),
+            ("out_of_memory()", "FIZZLED", "killed by SIGKILL"),
+            ("echo '{\"stored_data\": {\"_message\": \"ours\"}}' > FWAction.json", "COMPLETED", "ours"),
+        ],
+    )  # fmt: skip
+    def test_the_report_is_left(self, job, task, state, told):
+        gone = self.code(job)
+        job.stage(f"{gone}; echo x > out", task, _trackers=[{"filename": "out"}])
+        job.run(cwd=job.root)  # else this directory is the first on its path
+        assert job.report().state == state
+        assert told in job.stored().get("_message", "")
+        assert job.report().trackers == {"out": "x\n"}
+
+    def test_it_is_rescued(self, job):
+        job.stage(f"{self.code(job)}; rm -r {job.place} {job.outbox}; cd /")
+        job.environment["SLURM_JOB_END_TIME"] = "1"  # nothing is waited for
+        job.run(cwd=job.root)
+        assert (job.home / ".fwagent" / "rescue" / "7.abc.json").exists()
+
+    def code(self, job: Job) -> str:
+        """Return the command that removes the code that the job has been started from."""
+        code = job.root / "code"
+        shutil.copytree(REPOSITORY / "fwrunner", code / "fwrunner")
+        job.environment["PYTHONPATH"] = f"{code}{os.pathsep}{job.root}"
+        return f"rm -r {code}"
 
 
 class TestPing:
