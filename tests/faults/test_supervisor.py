@@ -29,6 +29,10 @@ FUNCTIONS = """
 
     def leave_far():
         daemon(start_new_session=True)
+        leave()
+
+    def leave_far_unmarked():
+        daemon(start_new_session=True, env={"PATH": os.environ["PATH"]})
         pings = set()
         while len(pings) < 3:  # the second may have looked just before, but not the third
             with open("FW_ping.json") as file:
@@ -239,9 +243,12 @@ class TestDeaths:
         assert job.stage("daemon()", "leave()").run()[0] == 1
         assert gone(int((job.place / "pid").read_text()))
 
-    def test_what_they_left_in_another_session_is_ended(self, job):
-        """If a ping has seen it: its parent is gone."""
-        assert job.stage("leave_far()", ping_interval=0.05).run()[0] == 1
+    @pytest.mark.parametrize(
+        ("task", "interval"), [("leave_far()", 60), ("leave_far_unmarked()", 0.05)]
+    )
+    def test_what_they_left_in_another_session_is_ended(self, job, task, interval):
+        """Its parent is gone: if it has our mark in its environment, or a ping has seen it before."""
+        assert job.stage(task, ping_interval=interval).run()[0] == 1
         assert not running(int((job.place / "pid").read_text()))
 
     def test_what_was_told_just_before_counts(self, job, monkeypatch):
@@ -332,6 +339,7 @@ class TestDeaths:
         [
             "echo $$; sleep 60; echo no > no",
             "timeout 60 sh -c 'echo $$; sleep 60; echo no > no'; echo",
+            "(setsid sh -c 'echo $$; exec sleep 60' &); sleep 60",
             "deaf()",
         ],
     )
@@ -514,8 +522,15 @@ class TestSignals:
         assert set((job.place / "told").read_text().split()) == {"told"}
         assert job.stored()["_message"].endswith(f"ended by {end.name}")
 
-    def test_leave_no_orphan_in_another_process_group(self, job):
-        job.stage("setsid -w sh -c 'trap \"\" TERM; echo $$; while :; do sleep 1; done'; echo done")
+    @pytest.mark.parametrize(
+        "task",
+        [
+            "setsid -w sh -c 'trap \"\" TERM; echo $$; while :; do sleep 1; done'; echo done",
+            "(setsid sh -c 'echo $$; exec sleep 60' &); sleep 60",
+        ],
+    )
+    def test_leave_no_orphan_in_another_process_group(self, job, task):
+        job.stage(task)
         process = job.start()
         child = int(process.stdout.readline())
         process.terminate()
