@@ -330,6 +330,12 @@ class TestDeaths:
         assert job.stage("exit_python()").run()[0] == 1
         assert "SystemExit: 0" in job.stored()["_exception"]["_stacktrace"]
 
+    @pytest.mark.parametrize("python", pythons())
+    def test_of_a_command_is_seen_where_that_signal_is_ignored(self, job, python):
+        ignored = {"preexec_fn": lambda: signal.signal(signal.SIGCHLD, signal.SIG_IGN)}
+        assert job.stage("exit 3").run(python, **ignored)[0] == 1
+        assert "Return code: [3]" in job.stored()["_exception"]["_stacktrace"]
+
     def test_a_death_after_the_last_task_changes_nothing(self, job):
         assert job.stage("crash_at_exit()").run()[0] == 0
         assert job.report().state == "COMPLETED"
