@@ -10,7 +10,7 @@ from typing import Any, Callable, Dict, List, Optional
 
 # All that a final report may need is imported before the tasks start: by the time of it fwrunner may have been
 # replaced, or its file system be gone.
-from fwrunner import places, protocol, tails
+from fwrunner import places, protocol
 from fwrunner.action import Action
 from fwrunner.places import Place, leave, say
 from fwrunner.protocol import rescue
@@ -77,6 +77,7 @@ class Launch:
             host=os.uname().nodename,
             attempt=_attempt_of(self.offline) + 1,
         )
+        self._tails = self._reader_of_tails()
         self._taken_over = False
         self.written: Dict[str, Any] = {}
         #: The checkpoint to go on from, if this is not the first start and the Firework asks for it.
@@ -133,7 +134,7 @@ class Launch:
             fwaction=action,
             completed_on=now,
             checkpoint=self.written.get("checkpoint"),
-            trackers=None if offline is None else self._tails(),
+            trackers=None if offline is None else self._tails(self._place),
         )
         if self._taken_over:
             _keep_to_ourselves(report)
@@ -154,9 +155,13 @@ class Launch:
             places.leave_anywhere([place for place in refusing if place.may_pass])
         return True
 
-    def _tails(self) -> Optional[Dict[str, str]]:
+    def _reader_of_tails(self) -> Callable[[str], Optional[Dict[str, str]]]:
         trackers = self.firework["spec"].get("_trackers")
-        return tails.read_tails(self._place, trackers) or None
+        if not trackers:
+            return lambda _: None
+        from fwrunner.tails import read_tails
+
+        return lambda directory: read_tails(directory, trackers) or None
 
     def _places(self, report: protocol.Report, offline: Optional[Dict[str, Any]]) -> List[Place]:
         if offline is None:
