@@ -7,6 +7,7 @@ import json
 from typing import Any, Callable, Dict, List
 
 from fwrunner import protocol
+from fwrunner.plain import plain, type_name
 from fwrunner.protocol.action import EMPTY, InvalidAction, apply_modifiers, with_whole_workflows
 
 Action = Dict[str, Any]
@@ -49,9 +50,6 @@ def is_action(value: Any) -> bool:
 
 def failure(message: str, task: Any, stacktrace: str, error: BaseException) -> Action:
     """Return the FWAction of a FIZZLED Firework, as FireWorks has it."""
-    # The supervisor needs it for a failure only.
-    from fwrunner.plain import plain
-
     details = _quietly(lambda: plain(error.to_dict()))  # type: ignore[attr-defined]
     if len(json.dumps(details)) > protocol.MAX_ACTION_SIZE // 2:
         details = None  # the rest is to be told
@@ -66,13 +64,6 @@ def _has(value: Any, name: str) -> bool:
         return hasattr(value, name)
     except Exception:
         return False
-
-
-def type_name(value: Any) -> str:
-    """Return the name of a value's type, with its module unless it is built in."""
-    kind = type(value)
-    prefix = "" if kind.__module__ == "builtins" else f"{kind.__module__}."
-    return prefix + kind.__qualname__
 
 
 def apply_mods(spec: Action, mods: List[Any]) -> None:

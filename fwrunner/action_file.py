@@ -8,7 +8,7 @@ directory. Here it counts once, each time that it is written.
 import os
 from typing import Any, Dict, Optional
 
-from fwrunner import protocol
+from fwrunner import data_files, protocol
 from fwrunner.action import Fault
 from fwrunner.places import say
 from fwrunner.protocol.action import EMPTY
@@ -36,8 +36,6 @@ class ActionFile:
 
 
 def _action(path: str) -> Dict[str, Any]:
-    from fwrunner import data_files
-
     try:
         action = data_files.parse(_read(path), path)
     except (OSError, UnicodeDecodeError) as error:

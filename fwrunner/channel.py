@@ -12,6 +12,9 @@ from typing import Any, Dict, Iterator, List, Optional, Tuple
 _ACKNOWLEDGED = b"."
 _ENDED = b"."
 
+# What is told has these keys, all of them.
+_DOCUMENTS = ({"task", "checkpoint"}, {"state", "fwaction"})
+
 # More descriptors than are open at the start of a job.
 _MANY = 4096
 
@@ -43,7 +46,8 @@ class Channel:
 
     def tell(self, **document: Any) -> None:
         """Tell the supervisor; raise OSError if there is none any more."""
-        data = json.dumps(document).encode("ascii") + b"\n"
+        # The end of line before it ends what a task may have written here, to a descriptor that it took for its own.
+        data = b"\n" + json.dumps(document).encode("ascii") + b"\n"
         pipe = self._mine("_tell")
         while data:
             data = data[os.write(pipe, data) :]
@@ -99,7 +103,7 @@ class Channel:
         return self._up
 
     def told(self) -> Iterator[Dict[str, Any]]:
-        """Return the documents that are whole by now."""
+        """Return the documents that are whole by now; what is none is passed over."""
         while True:
             try:
                 data = os.read(self._up, 1 << 16)
@@ -111,7 +115,9 @@ class Channel:
             for line in lines:
                 whole = b"".join(self._part) + line
                 self._part = []
-                yield json.loads(whole.decode("ascii"))
+                document = _document(whole)
+                if document is not None:
+                    yield document
             self._part.append(rest)
 
     def go_on(self) -> None:
@@ -126,6 +132,14 @@ class Channel:
         if number >= 0:
             os.close(number)
             setattr(self, end, -1)
+
+
+def _document(line: bytes) -> Optional[Dict[str, Any]]:
+    try:
+        document = json.loads(line.decode("ascii"))
+    except (ValueError, RecursionError):
+        return None
+    return document if isinstance(document, dict) and set(document) in _DOCUMENTS else None
 
 
 def _identity(descriptor: int) -> Optional[Tuple[int, int]]:

@@ -6,11 +6,14 @@ supervisor, writes here.
 
 import os
 import time
-from typing import Any, Dict, List, Optional
+from typing import Any, Callable, Dict, List, Optional
 
+# All that a final report may need is imported before the tasks start: by the time of it fwrunner may have been
+# replaced, or its file system be gone.
 from fwrunner import places, protocol
 from fwrunner.action import Action
 from fwrunner.places import Place, leave, say
+from fwrunner.protocol import rescue
 
 PING_INTERVAL = 60.0
 
@@ -74,6 +77,7 @@ class Launch:
             host=os.uname().nodename,
             attempt=_attempt_of(self.offline) + 1,
         )
+        self._tails = self._reader_of_tails()
         self._taken_over = False
         self.written: Dict[str, Any] = {}
         #: The checkpoint to go on from, if this is not the first start and the Firework asks for it.
@@ -130,7 +134,7 @@ class Launch:
             fwaction=action,
             completed_on=now,
             checkpoint=self.written.get("checkpoint"),
-            trackers=None if offline is None else self._tails(),
+            trackers=None if offline is None else self._tails(self._place),
         )
         if self._taken_over:
             _keep_to_ourselves(report)
@@ -151,13 +155,13 @@ class Launch:
             places.leave_anywhere([place for place in refusing if place.may_pass])
         return True
 
-    def _tails(self) -> Optional[Dict[str, str]]:
+    def _reader_of_tails(self) -> Callable[[str], Optional[Dict[str, str]]]:
         trackers = self.firework["spec"].get("_trackers")
         if not trackers:
-            return None
+            return lambda _: None
         from fwrunner.tails import read_tails
 
-        return read_tails(self._place, trackers) or None
+        return lambda directory: read_tails(directory, trackers) or None
 
     def _places(self, report: protocol.Report, offline: Optional[Dict[str, Any]]) -> List[Place]:
         if offline is None:
@@ -190,8 +194,6 @@ class Launch:
             return None  # no path has such a text
 
     def _rescue(self, report: protocol.Report, refusing: List[Place]) -> bool:
-        from fwrunner.protocol import rescue  # seldom needed
-
         home = places.home()
         what = f"the report of launch {self.launch_id}, {report.state},"
         rescued = home is not None and Place(places.drop_at_home, home, report).take()
@@ -268,8 +270,6 @@ def _keep_to_ourselves(report: protocol.Report) -> None:
     if report.state != "COMPLETED":
         say(f"{what} has {report.state} is not reported")
         return
-    from fwrunner.protocol import rescue  # seldom needed
-
     places.to_stderr(rescue.line(report))
     say(f"{what} has COMPLETED is in the line above only")
 
@@ -299,9 +299,20 @@ def _usable(checkpoint: Any, tasks: int) -> bool:
     return whole and type(number) is int and 0 <= number < tasks
 
 
+def _read(read: Callable[[str], Dict[str, Any]], path: str, passing: Any) -> Dict[str, Any]:
+    """Read a document, again for a while if one of the errors that may pass comes."""
+    for pause in places.BRIEFLY:
+        try:
+            return read(path)
+        except passing:
+            if not places.waited(pause):
+                break
+    return read(path)
+
+
 def _offline_of(directory: str) -> Dict[str, Any]:
     try:
-        return protocol.read_offline(directory)
+        return _read(protocol.read_offline, directory, protocol.Unreadable)
     except FileNotFoundError as error:
         raise NothingToRun(
             f"{error.strerror} in {directory}",
@@ -315,16 +326,13 @@ def _offline_of(directory: str) -> Dict[str, Any]:
 
 
 def _firework_of(directory: str) -> Dict[str, Any]:
-    """Read ``FW.json``, again for a while if it cannot be; raise _Damaged."""
+    """Read ``FW.json``; raise _Damaged."""
     path = os.path.join(directory, protocol.FW_JSON)
-    for pause in (*places.BRIEFLY, None):
-        try:
-            firework = protocol.read_json(path)
-            break
-        except (OSError, protocol.Unreadable) as error:
-            if pause is None or not places.waited(pause):
-                problem = getattr(error, "strerror", None) or error
-                raise _Damaged(f"{problem} ({path}): have the Firework launched again") from None
+    try:
+        firework = _read(protocol.read_json, path, (OSError, protocol.Unreadable))
+    except (OSError, protocol.Unreadable) as error:
+        problem = getattr(error, "strerror", None) or error
+        raise _Damaged(f"{problem} ({path}): have the Firework launched again") from None
     spec = firework.get("spec")
     if not isinstance(spec, dict) or not isinstance(spec.get("_tasks"), list):
         raise _Damaged(f"{protocol.FW_JSON} has no list spec._tasks: is it a Firework? ({path})")

@@ -86,6 +86,21 @@ def family(leader: int, known: Optional[Dict[int, Process]] = None) -> Dict[int,
     return found
 
 
+def marked(mark: str) -> Dict[int, Process]:
+    """Return the processes that were started with ``mark``, as ``NAME=VALUE``, in their environment."""
+    entry = mark.encode("ascii")
+    everyone = _processes()
+    return {pid: everyone[pid] for pid in everyone if entry in _environment(pid)}
+
+
+def _environment(pid: int) -> List[bytes]:
+    try:
+        with open(f"/proc/{pid}/environ", "rb") as stream:
+            return stream.read().split(b"\0")
+    except OSError:
+        return []  # it is another user's, or has ended meanwhile
+
+
 def _processes() -> Dict[int, Process]:
     # One look at all of them: what tells of children alone needs a look at each thread.
     processes = {}

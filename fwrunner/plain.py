@@ -25,7 +25,6 @@ import json
 import sys
 from typing import Any, Callable, Dict, Iterator, List, Optional, Set, Tuple
 
-from fwrunner.action import type_name
 from fwrunner.protocol import MAX_ACTION_SIZE, MAX_INT
 
 #: The key of what stands in place of a value that cannot be stored.
@@ -49,6 +48,13 @@ def plain(value: Any, place: str = "", problems: Optional[List[str]] = None) -> 
     ``update_spec.x[1]``, up to a thousand; ``place`` is where the value itself is.
     """
     return _Copier(place, [] if problems is None else problems).copy(value)
+
+
+def type_name(value: Any) -> str:
+    """Return the name of a value's type, with its module unless it is built in."""
+    kind = type(value)
+    prefix = "" if kind.__module__ == "builtins" else f"{kind.__module__}."
+    return prefix + kind.__qualname__
 
 
 class _Copier:

@@ -7,12 +7,12 @@ import sys
 from typing import Any, Dict, Iterator, List, Optional, Tuple
 
 from fwrunner import protocol
-from fwrunner.action import SKIPS, Action, Fault, apply_mods, failure, read_action, type_name
+from fwrunner.action import SKIPS, Action, Fault, apply_mods, failure, read_action
 from fwrunner.action_file import ActionFile
 from fwrunner.channel import Channel
 from fwrunner.launch import Launch
 from fwrunner.places import say, to_stderr
-from fwrunner.plain import UNSERIALIZABLE, plain
+from fwrunner.plain import UNSERIALIZABLE, plain, type_name
 from fwrunner.signals import Signals, Terminated
 from fwrunner.tasks import RunTask, canonical, load
 

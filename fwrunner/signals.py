@@ -134,6 +134,10 @@ class Signals:
 
     def __enter__(self) -> "Signals":
         self._before[NUDGE] = signal.signal(NUDGE, _nothing) or signal.SIG_DFL
+        # Whoever started the job may have it ignored; then every command would seem to have succeeded.
+        self._before[signal.SIGCHLD] = (
+            signal.signal(signal.SIGCHLD, signal.SIG_DFL) or signal.SIG_DFL
+        )
         for number in ending():
             self._before[number] = signal.signal(number, self._handle) or signal.SIG_DFL
         return self

@@ -36,10 +36,11 @@ _LOOK = 0.05
 # Looks, at most, until no more processes of the tasks are found.
 _ROUNDS = 20
 
+# In the environment of all that a start of a job starts: what it left behind is known by that.
+_MARK = "FWAGENT_START"
+
 # What a terminal sends to all that is in its foreground.
 _KEYS = (signal.SIGINT, signal.SIGQUIT)
-
-_MEGABYTE = 1024 * 1024
 
 
 def end_here(status: int) -> NoReturn:
@@ -77,6 +78,7 @@ def run(
     bell = signals.Bell()
     # With a terminal, a process group of its own could not read from it, and Ctrl-C reaches both.
     own_group = not _terminal()
+    mark = f"{launch.launch_id}.{os.urandom(8).hex()}"
     _flush()  # else both would write it
     try:
         pid = os.fork()
@@ -88,8 +90,9 @@ def run(
     if pid == 0:
         bell.close()
         channel.for_the_tasks()
+        os.environ[_MARK] = mark
         end(_run_tasks(launch, channel))
-    tasks = _Tasks(pid, own_group)
+    tasks = _Tasks(pid, own_group, f"{_MARK}={mark}")
     _guard(channel, tasks)
     supervisor = _Supervisor(launch, channel, bell, tasks)
     try:
@@ -148,8 +151,9 @@ def _guard(channel: Channel, tasks: "_Tasks") -> None:
 class _Tasks:
     """The process of the tasks, with all that belongs to it."""
 
-    def __init__(self, pid: int, own_group: bool) -> None:
+    def __init__(self, pid: int, own_group: bool, mark: str) -> None:
         self.pid = pid
+        self._mark = mark
         self._own_group = own_group
         self._known: Dict[int, node.Process] = {}
         #: What waitpid() said of it, once it has ended.
@@ -176,6 +180,10 @@ class _Tasks:
         """
         self._known = node.family(self.pid, self._known)
         return self._known
+
+    def find(self) -> None:
+        """Look for what is in another session and has lost its parent before we looked: by its environment."""
+        self._known.update(node.marked(self._mark))
 
     def signal(self, number: int) -> None:
         """Send a signal to all its processes, so that commands get it too."""
@@ -208,6 +216,7 @@ class _Tasks:
         They are stopped first: who is killed while it starts another process leaves that one without a parent,
         and so without a trace.
         """
+        self.find()
         for _ in range(_ROUNDS):
             before = set(self._known)
             self.signal(signal.SIGSTOP)
@@ -217,6 +226,7 @@ class _Tasks:
 
     def clear(self) -> None:
         """End what it left behind."""
+        self.find()
         self.signal(signal.SIGTERM)
         until = time.monotonic() + _LEFT_BEHIND
         while self._left() and time.monotonic() < until:
@@ -376,8 +386,7 @@ class _Supervisor:
         number = os.WTERMSIG(status)
         cause = f"the process of the tasks was killed by {signals.name_of(number)}"
         if number == signal.SIGKILL:
-            peak = _peak() // _MEGABYTE
-            cause += f", perhaps because memory ran out (its peak was {peak} MB)"
+            cause += f", perhaps because memory ran out{_peak()}"
         return cause
 
 
@@ -385,11 +394,13 @@ def _facts() -> Dict[str, Any]:
     return {"host": os.uname().nodename, "pid": os.getpid(), "job_id": node.job_id()}
 
 
-def _peak() -> int:
-    """Return the bytes of memory that the largest process of the tasks has had."""
-    import resource
-
-    return resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024
+def _peak() -> str:
+    """Return in words how much memory the largest process of the tasks has had."""
+    try:
+        import resource
+    except (ImportError, OSError):
+        return ""  # Python's library is gone by now
+    return f" (its peak was {resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss // 1024} MB)"
 
 
 def _terminal() -> bool:

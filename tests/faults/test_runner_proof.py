@@ -94,6 +94,8 @@ def test_killed_at_any_moment(tmp_path, reader):
         report = read_report(str(job.place))
         final = isinstance(report, Report) and report.final
         ended.append(final)
+        # So that it is about as often too late as too early, however busy the machine is.
+        longest *= 0.9 if final else 1.1
         self_ended = process.returncode >= 0
         assert final or not self_ended, (seed, number, process.returncode, report)
         for path in reader.paths(job):

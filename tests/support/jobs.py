@@ -39,6 +39,7 @@ class Job:
         self.place = root / "launch"
         self.outbox = root / ".fwagent" / "outbox"
         self.home = root / "home"
+        self._started: list[subprocess.Popen[str]] = []
         for directory in (self.place, self.outbox, self.home):
             directory.mkdir(parents=True, exist_ok=True)
         (root / "job_tasks.py").write_text(textwrap.dedent(functions))
@@ -70,9 +71,17 @@ class Job:
     def start(self, python: str = sys.executable, **more: Any) -> subprocess.Popen[str]:
         """Start the job, with its stdout and stderr in pipes."""
         pipes: dict[str, Any] = {"stdin": subprocess.DEVNULL, "stdout": -1, "stderr": -1}
-        return subprocess.Popen(
+        process = subprocess.Popen(
             self.command(python), env=self.environment, text=True, **{**pipes, **more}
         )
+        self._started.append(process)
+        return process
+
+    def close(self) -> None:
+        """End what a test that has failed left running: its warnings would be another's failure."""
+        for process in self._started:
+            with process:
+                process.kill()
 
     def run(self, python: str = sys.executable, **more: Any) -> tuple[int, str, str]:
         """Run the job; return its exit status, stdout and stderr."""

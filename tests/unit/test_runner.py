@@ -13,6 +13,8 @@ import sys
 import textwrap
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -822,7 +824,10 @@ class TestNothingToRun:
             ),
         ],
     )
-    def test_is_told_with_a_hint_and_touches_nothing(self, stage, capsys, name, text, problem):
+    def test_is_told_with_a_hint_and_touches_nothing(
+        self, stage, monkeypatch, capsys, name, text, problem
+    ):
+        monkeypatch.setattr(places, "sleep", lambda _: None)
         staged = stage("Files")
         (staged.path / name).unlink()
         if text is not None:
@@ -866,13 +871,12 @@ class TestDamagedFirework:
         assert main([str(staged.path)]) == 1
         assert "has ended as FIZZLED before" in capfd.readouterr().err
 
-    def test_it_may_come_in_a_moment(self, stage, monkeypatch):
+    @pytest.mark.parametrize("name", ["FW.json", "FW_offline.json"])
+    def test_it_may_come_in_a_moment(self, stage, monkeypatch, name):
         staged = stage("Files")
-        firework = (staged.path / "FW.json").read_text()
-        (staged.path / "FW.json").write_text(firework[:9])
-        monkeypatch.setattr(
-            places, "sleep", lambda _: (staged.path / "FW.json").write_text(firework)
-        )
+        text = (staged.path / name).read_text()
+        (staged.path / name).write_text(text[:9])
+        monkeypatch.setattr(places, "sleep", lambda _: (staged.path / name).write_text(text))
         assert run(str(staged.path)) == 0
 
     def test_an_id_that_is_none_is_not_reported(self, stage):
@@ -901,6 +905,16 @@ def old_python() -> list[str]:
 
 def command(*arguments: Any, python: str = sys.executable) -> list[str]:
     return [python, "-B", "-m", "fwrunner", *map(str, arguments)]
+
+
+@contextmanager
+def started(path: Path) -> Iterator[subprocess.Popen[bytes]]:
+    """A job that runs, which is ended should the test fail."""
+    with subprocess.Popen(command(path), stdout=subprocess.PIPE, stderr=subprocess.PIPE) as job:
+        try:
+            yield job
+        finally:
+            job.kill()
 
 
 @pytest.fixture
@@ -975,12 +989,12 @@ class TestCommand:
     )
     def test_signals(self, stage, number, name, task):
         staged = stage(action(stored_data={"a": 1}), task, "Files")
-        job = subprocess.Popen(command(staged.path), stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-        assert job.stdout is not None
-        assert job.stdout.readline() == b"up\n"
-        job.send_signal(number)
-        # The end of stdout comes only when the child of a ScriptTask has ended too: at once.
-        job.communicate(timeout=4)
+        with started(staged.path) as job:
+            assert job.stdout is not None
+            assert job.stdout.readline() == b"up\n"
+            job.send_signal(number)
+            # The end of stdout comes only when the child of a ScriptTask has ended too: at once.
+            job.communicate(timeout=15)
         assert job.returncode == 1
         stored = staged.stored()
         assert stored["_message"].startswith("task 2 of 3 (")
@@ -992,13 +1006,13 @@ class TestCommand:
     def test_a_command_that_the_scheduler_has_killed_first(self, stage):
         """Slurm signals all processes of a job, in any order: what ended the job is the reason all the same."""
         staged = stage({"_fw_name": "ScriptTask", "script": "echo $$; exec sleep 60"})
-        job = subprocess.Popen(command(staged.path), stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-        assert job.stdout is not None
-        with open(os.pidfd_open(pid := int(job.stdout.readline()))) as script:  # noqa: PTH123
-            os.kill(pid, signal.SIGTERM)
-            assert select.select([script], [], [], 10)[0]  # it is gone
-        job.send_signal(signal.SIGTERM)
-        job.communicate(timeout=4)
+        with started(staged.path) as job:
+            assert job.stdout is not None
+            with open(os.pidfd_open(pid := int(job.stdout.readline()))) as script:  # noqa: PTH123
+                os.kill(pid, signal.SIGTERM)
+                assert select.select([script], [], [], 10)[0]  # it is gone
+            job.send_signal(signal.SIGTERM)
+            job.communicate(timeout=15)
         assert staged.stored()["_message"].endswith(": ended by SIGTERM")
 
     @pytest.mark.parametrize(
