@@ -19,6 +19,10 @@ class LimitReached(FwagentError):
     """The scheduler takes no more jobs of ours now: submit later."""
 
 
+class Closed(FwagentError):
+    """Where this script wants to go takes no jobs now, from nobody: submit it later, and the others all the same."""
+
+
 class Rejected(FwagentError):
     """The scheduler refuses this script, in its own words, and would do so again."""
 

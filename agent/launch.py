@@ -9,7 +9,7 @@ from typing import NamedTuple
 from agent.config import Config
 from agent.jobs import LimitReached, QueueSilent, Rejected, Submission, Submitted
 from agent.queue import Queue
-from agent.queue.script import Scripts
+from agent.queue.script import Scripts, slug
 from agent.results import Result
 from agent.stage import Placement, StageError, earlier_launch, prepare_root, stage
 from fwcore.action import failure
@@ -165,7 +165,7 @@ class WayOut:
             Submission(
                 item.claim.launch_id,
                 item.script,
-                item.claim.firework["name"],
+                slug(str(item.claim.firework.get("name") or "")),
                 self._scripts.array_text(item.claim),
             )
             for item in staged

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pwd
+import re
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
@@ -13,6 +14,7 @@ from pathlib import Path
 from time import monotonic, sleep, time
 
 from agent.jobs import (
+    Closed,
     JobEnd,
     LimitReached,
     QueuedJob,
@@ -37,10 +39,14 @@ DOUBT_SECONDS = 60.0
 AT_ONCE = 200
 #: Refusals without a job that was taken, after which the others are not tried.
 REFUSED_IN_A_ROW = 4
+#: Likewise of those that want to go where nobody may now; the next may want to go elsewhere.
+CLOSED_IN_A_ROW = 32
 #: Days that the manifest of an array is kept after it was last seen in the queue.
 KEEP_DAYS = 30
 
 _DAY = 86400
+#: What people set for their own listings would keep jobs from ours (squeue(1), scancel(1), sacct(1)).
+_FILTERS = re.compile(r"(SQUEUE|SCANCEL|SACCT)_")
 
 
 @dataclass(frozen=True)
@@ -169,10 +175,11 @@ class BatchQueue:
     def _outcomes(self, group: _Group, answer: Ran | QueueSilent) -> list[Submitted]:
         if isinstance(answer, QueueSilent):
             return list(_all(group, answer))
+        job_id = self._dialect.job_id(answer.stdout)
         if answer.status != 0:
             error, doubtful = refusal(answer)
-            return list(_all(group, error, doubtful=doubtful))
-        job_id = self._dialect.job_id(answer.stdout)
+            # Whoever tells an id has a job, whatever else has failed.
+            return list(_all(group, error, doubtful=doubtful or job_id is not None))
         if job_id is None:
             untold = FwagentError(
                 f"{answer.argv[0]} has accepted a job but told no id: {answer.said}"
@@ -219,7 +226,8 @@ class BatchQueue:
         return self._dialect.read_listing(details or [ran])
 
     def _run(self, argv: Sequence[str]) -> Ran:
-        return run(argv, timeout=self._timeout, environment={"LC_ALL": "C"})
+        environment = {"LC_ALL": "C"}
+        return run(argv, timeout=self._timeout, environment=environment, without=_FILTERS)
 
     def _launch_id(self, job: Listed) -> int | None:
         if job.tag is None or job.tag.scope != self._scope:
@@ -359,6 +367,7 @@ class _Progress:
     stop: FwagentError | None = None
     doubtful: list[Submitted] = field(default_factory=list)
     _refused: int = 0
+    _closed: int = 0
     _accepted: int = 0
 
     def certain(self, outcomes: Sequence[Submitted]) -> list[Submitted]:
@@ -366,8 +375,11 @@ class _Progress:
         error = outcomes[0].error
         self._accepted += error is None
         self._refused += isinstance(error, Rejected)
+        self._closed += isinstance(error, Closed)
         if isinstance(error, (LimitReached, QueueSilent)):
             self.stop = LimitReached(error.title, error.hint)
+        elif self._closed >= CLOSED_IN_A_ROW and error is not None and not self._accepted:
+            self.stop = LimitReached(f"not tried, since {error.title}", error.hint)
         elif (
             isinstance(error, Rejected) and self._refused >= REFUSED_IN_A_ROW and not self._accepted
         ):

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
-from agent.jobs import LimitReached, QueueSilent, Rejected
+from agent.jobs import Closed, LimitReached, QueueSilent, Rejected
 from agent.localqueue import public
 from agent.umask import inherited
 from fwcore.errors import FwagentError
@@ -24,11 +24,23 @@ MAX_OUTPUT = 64 * 1024 * 1024
 
 # Words of the schedulers, as their sources and their users' reports have them.
 _LIMIT = re.compile(
-    r"""QOSMax\w*(Submit|Job)\w*Limit|QOSGrp\w*Submit\w*|Assoc(Grp|Max)\w*(Submit|Job)\w*
+    r"""(QOS|Assoc)(Grp|Max)\w*(Submit|Jobs)\w*
     |MaxJobCount|job\ submit\ limit|temporarily\ unable\ to\ accept\ job
     |would\ exceed\ .*limit|Maximum\ number\ of\ jobs|exceeds\ the\ queue\ limit
     |max_u_jobs|max_jobs|(only|job)\s.*\ (jobs|job)\s.*\ allowed\ per\ user
     |job\ threshold\ reached|job\ limit\ (has\ been\ )?(reached|exceeded)|too\ many\ jobs""",
+    re.IGNORECASE | re.VERBOSE,
+)
+# One that a single job is over, however many there are (Slurm's reasons: PerJob, PerNode, and Min...NotSatisfied).
+_OVER = re.compile(
+    r"(QOS|Assoc)(Max|Min)\w*(PerJob|PerNode|NotSatisfied|NotMet)|(QOS|Assoc)MaxWall\w*",
+    re.IGNORECASE,
+)
+# What is refused to everybody for a time: maintenance, a full disk of the scheduler.
+_CLOSED = re.compile(
+    r"""partition\ not\ available|partition\ is\ (down|drained|inactive)|queue\ (is\ not\ enabled|not\ enabled)
+    |queue\ has\ been\ closed|is\ closed\b|maintenance|error\ writing\ script/environment
+    |no\ space\ left|disk\ quota\ exceeded|(temporarily|currently)\ (disabled|unavailable|not\ accepting)""",
     re.IGNORECASE | re.VERBOSE,
 )
 _SILENT = re.compile(
@@ -36,7 +48,7 @@ _SILENT = re.compile(
     |commlib\ error|unable\ to\ (send|receive)\ message|cannot\ connect|could\ not\ connect|cannot\ reach
     |not\ responding|is\ down|temporarily\ unavailable|timed?\ ?out|zero\ bytes|protocol\ (failure|authentication)
     |munge|LSF\ is\ down|please\ wait|server\ is\ busy|server\ shutting\ down|slurm_load_jobs\ error
-    |sge_qmaster|error\ getting\ the\ response|backup\ controller|establish\ a\ configuration\ source
+    |sge_qmaster|answer\ list|error\ getting\ the\ response|backup\ controller|establish\ a\ configuration\ source
     |unknown\ host""",
     re.IGNORECASE | re.VERBOSE,
 )
@@ -46,6 +58,13 @@ _NOT_SENT = re.compile(
     r"|establish a configuration source|unknown host",
     re.IGNORECASE,
 )
+#: Of the silent ones: those that are told when it may have left.
+_MAY_BE_SENT = re.compile(
+    r"timed?\ ?out|send/recv|zero bytes|protocol|connection reset|read error|answer list",
+    re.IGNORECASE,
+)
+# 128 + signal, from a shell around the command. PBS has errors of its own from 153 on.
+_SIGNALLED = range(129, 153)
 
 
 @dataclass(frozen=True)
@@ -69,7 +88,7 @@ class Ran:
         name = Path(self.argv[0]).name
         if self.status is None:
             return QueueSilent(f"{name} has not answered in time", _hint(self))
-        what = self.said or "nothing"
+        what = self.said or f"nothing, exit status {self.status}"
         return QueueSilent(f"{name} does not answer as expected: {what}", _hint(self))
 
 
@@ -80,11 +99,12 @@ def run(
     cwd: Path | None = None,
     stdin: Path | None = None,
     environment: Mapping[str, str] | None = None,
+    without: re.Pattern[str] | None = None,
 ) -> Ran:
     """Run a command to its end or its deadline, when it is killed with all that it has started.
 
-    It gets this environment less what is meant for the agent alone: batch queues hand it on to their jobs.
-    Raises QueueSilent if there is no such command, or if it prints without end.
+    It gets this environment less what is meant for the agent alone, since batch queues hand it on to their jobs, and
+    less ``without``, a pattern of names. Raises QueueSilent if there is no such command, or if it prints without end.
     """
     try:
         source: IO[bytes] | int = stdin.open("rb") if stdin else subprocess.DEVNULL
@@ -95,16 +115,16 @@ def run(
                 stdin=source,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,
-                env={**public(os.environ), **(environment or {})},
+                env={**_environment(without), **(environment or {})},
                 start_new_session=True,
                 umask=inherited(),
             )
         finally:
             if not isinstance(source, int):
                 source.close()
-    except OSError as error:
+    except (OSError, ValueError) as error:
         raise QueueSilent(
-            f"{argv[0]} cannot be run: {error.strerror or error}",
+            f"{argv[0]} cannot be run: {getattr(error, 'strerror', None) or error}",
             "the commands of the scheduler must be on PATH where fwagent runs; or set queue.type",
         ) from None
     with process:
@@ -118,6 +138,11 @@ def run(
     if told.endless:
         raise QueueSilent(f"{argv[0]} has printed more than {MAX_OUTPUT} bytes")
     return Ran(tuple(argv), None if told.late else process.returncode, stdout, stderr)
+
+
+def _environment(without: re.Pattern[str] | None) -> dict[str, str]:
+    found = public(os.environ)
+    return {name: value for name, value in found.items() if not (without and without.match(name))}
 
 
 @dataclass
@@ -153,21 +178,31 @@ def _read(process: subprocess.Popen[bytes], deadline: float) -> _Told:
 
 
 def refusal(ran: Ran) -> tuple[FwagentError, bool]:
-    """Return what a submit command that has failed means, and whether the job may be in the queue all the same."""
+    """Return what a submit command that has failed means, and whether the job may be in the queue all the same.
+
+    Only the scheduler's words refuse a script. A command that was killed, or has failed without a word, may have been
+    heard before.
+    """
     text = f"{ran.stdout}\n{ran.stderr}"
-    if _LIMIT.search(text):
+    if _LIMIT.search(text) and not _OVER.search(text):
         hint = "it is tried again; launch.max_queued keeps below a limit of the site"
         full = LimitReached(f"the queue takes no more jobs now: {ran.said}", hint)
         # Some wait for room by themselves, and may have found it when they were killed.
-        return full, ran.status is None
-    if ran.status is None:
+        return full, _cut(ran)
+    if _cut(ran) or not ran.said:
         return ran.silent, True
+    if _CLOSED.search(text):
+        return Closed(f"the queue is closed now: {ran.said}", "it is tried again"), False
     if _SILENT.search(text):
-        return ran.silent, not _NOT_SENT.search(text)
-    said = ran.said or f"exit status {ran.status}, without a word"
+        return ran.silent, bool(_MAY_BE_SENT.search(text) or not _NOT_SENT.search(text))
     name = Path(ran.argv[0]).name
     hint = "see FW_submit.script in the launch directory, [queue] in the configuration, and `_queueadapter`"
-    return Rejected(f"{name} has rejected the script: {said}", hint), False
+    return Rejected(f"{name} has rejected the script: {ran.said}", hint), False
+
+
+def _cut(ran: Ran) -> bool:
+    """Tell whether a command was ended by somebody, before it had said what it had to say."""
+    return ran.status is None or ran.status < 0 or ran.status in _SIGNALLED
 
 
 def answered(ran: Ran) -> Ran:

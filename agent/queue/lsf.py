@@ -50,8 +50,8 @@ class Lsf:
         return Submit([*self.submit_cmd, "-Jd", tag.text, *array], stdin=True)
 
     def job_id(self, stdout: str) -> str | None:
-        found = re.search(r"Job <(\d+)>|<(\d+)>", stdout)
-        return (found[1] or found[2]) if found else None
+        found = re.search(r"Job <(\d+)>", stdout)
+        return found[1] if found else None
 
     def element(self, job_id: str, index: int) -> str:
         return f"{job_id}[{index}]"

@@ -239,6 +239,8 @@ def options_script(kind: str, options: Options, launch_dir: str, launch_id: str 
     """
     style = _STYLES[kind]
     given = {key: value for key, value in options.items() if value is not None}
+    if "rocket_launch" not in given:
+        raise BadOption("rocket_launch is null: there is nothing to run", "leave it away")
     for key in given.keys() - _BODY - {"qverbatim"}:
         _check_value(key, given[key])
     given["job_name"] = _job_name(kind, str(given.get("job_name") or "") or _DEFAULT_NAME)

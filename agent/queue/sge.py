@@ -28,20 +28,26 @@ class Sge:
         self.submit_cmd = ["qsub"]
         self.status_cmd = ["qstat"]
 
-    def submit(self, script: Path, tag: Tag, name: str, text: str, count: int = 1) -> Submit:  # noqa: ARG002
+    def submit(self, script: Path, tag: Tag, name: str, text: str, count: int = 1) -> Submit:
         array = ["-t", f"1-{count}"] if count > 1 else []
-        named = f"{job_name(name)}.{tag.name}"
+        own = re.findall(r"^#\$\s+-N\s+(\S+)", text, re.MULTILINE)
+        # On the command line it replaces what the script says of it.
+        named = f"{job_name(own[-1] if own else name)}.{tag.name}"
         return Submit([*self.submit_cmd, "-cwd", "-N", named, *array, str(script)])
 
     def job_id(self, stdout: str) -> str | None:
-        found = re.search(r"Your job(?:-array)? (\d+)", stdout)
+        # The second is what `-terse` prints, which `.sge_request` may ask for.
+        found = re.search(r"Your job(?:-array)? (\d+)", stdout) or re.search(
+            r"^(\d+)(?:\.\d+-\d+:\d+)?$", stdout, re.MULTILINE
+        )
         return found[1] if found else None
 
     def element(self, job_id: str, index: int) -> str:
         return f"{job_id}.{index}"
 
     def listing(self, user: str) -> list[str]:
-        return [*self.status_cmd, "-u", user, "-g", "d", "-xml"]
+        # The state is named since `.sge_qstat` may name another.
+        return [*self.status_cmd, "-u", user, "-s", "prs", "-g", "d", "-xml"]
 
     def details(self, ran: Ran) -> list[list[str]]:  # noqa: ARG002
         return []
@@ -74,8 +80,11 @@ class Sge:
 
 
 def job_name(name: str) -> str:
-    """Return a name that Grid Engine takes: qsub(1) lists what it may not hold, nor begin with."""
-    usable = re.sub(r"[\s/:@\\*?]", "_", name) or "FW_job"
+    """Return a name that Grid Engine takes: qsub(1) lists what it may not hold, nor begin with.
+
+    With other letters than ASCII's it fails in some locales (seen: 8.1.9), and names end at 512.
+    """
+    usable = re.sub(r"[\s/:@\\*?]|[^!-~]", "_", name)[:400] or "FW_job"
     return f"_{usable}" if usable[0].isdigit() else usable
 
 

@@ -66,7 +66,9 @@ class Slurm:
 
     def listing(self, user: str) -> list[str]:
         fields = f"{_MARK}|%i|%t|%r|%k"
-        return [*self.status_cmd, "--states=all", "--array", f"--user={user}", "--format", fields]
+        # Without `--all` those of partitions that are hidden, or closed to this user by now, are left out.
+        every = ["--all", "--states=all", "--array"]
+        return [*self.status_cmd, *every, f"--user={user}", "--format", fields]
 
     def details(self, ran: Ran) -> list[list[str]]:  # noqa: ARG002
         return []
@@ -84,7 +86,7 @@ class Slurm:
         # One that is unknown is an error if it is asked for alone.
         twice = jobs if len(job_ids) > 1 else f"{jobs},{jobs}"
         fields = ",".join(f"{name}:{size}|" for name, size in _FIELDS.items())
-        states = ["--states=all", "--array", "--noheader", f"--jobs={twice}"]
+        states = ["--all", "--states=all", "--array", "--noheader", f"--jobs={twice}"]
         wanted = "JobID,State,ExitCode,ElapsedRaw,TimelimitRaw"
         accounts = [f"--jobs={jobs}", f"--format={wanted}"]
         # slurmctld answers at once; accounting, where there is any, remembers longer.

@@ -84,6 +84,20 @@ def test_jobs_and_an_array(gridengine, sge_queue, open_queue, staged):
     gridengine.wait_until(lambda: listed() == {})
 
 
+def test_the_defaults_of_a_user(gridengine, sge_queue, staged):
+    """`.sge_qstat` may leave out what waits, `.sge_request` may change what qsub prints."""
+    common = gridengine.home / "root/default/common"
+    (common / "sge_qstat").write_text("-s r\n")
+    (common / "sge_request").write_text("-terse\n")
+    try:
+        held = submit(sge_queue, staged(1, "true", head=f"{HEAD}#$ -h\n"))[1]
+        listing = sge_queue.listing()
+    finally:
+        (common / "sge_qstat").unlink()
+        (common / "sge_request").unlink()
+    assert listing[held.job_id].launch_id == 1
+
+
 def test_its_limit_and_its_silence(gridengine, sge_queue, open_queue, staged, monkeypatch):
     conf = gridengine.run("qconf", "-sconf")
     changed = gridengine.home / "global"

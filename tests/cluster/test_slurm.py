@@ -1,10 +1,12 @@
 """The queue on real Slurm: submit, list, cancel, arrays, and what it means when slurmctld does not answer."""
 
+import os
+import shutil
 import time
 
 import pytest
 
-from agent.jobs import LimitReached, QueueSilent, Rejected, Submission
+from agent.jobs import Closed, LimitReached, QueueSilent, Rejected, Submission
 from agent.queue import batch
 from agent.queue.script import adapter_script, options_script
 from agent.queue.slurm import Slurm
@@ -147,6 +149,48 @@ def test_a_limit_is_no_refusal(slurm, slurm_queue, staged):
     assert [type(error) for error in errors] == [LimitReached] * 6
     assert "Job violates accounting/QOS policy" in errors[0].title
     assert not any(outcome.doubtful for outcome in outcomes.values())
+
+
+CUT = {
+    "killed": '"$SBATCH" "$@" > /dev/null; kill -9 $$',
+    "killed below a shell": '"$SBATCH" "$@" > /dev/null; exit 137',
+    "without a word": '"$SBATCH" "$@" > /dev/null; exit 1',
+    "after its id": '"$SBATCH" "$@"; exit 1',
+}
+
+
+@pytest.mark.parametrize("end", list(CUT))
+def test_a_submit_that_fails_after_slurm_has_taken_the_job(
+    slurm, slurm_queue, staged, tmp_path, monkeypatch, end
+):
+    """The job counts: taken for refused, its Firework would be submitted once more."""
+    monkeypatch.setenv("SBATCH", shutil.which("sbatch"))
+    wrapper = tmp_path / "bin" / "sbatch"
+    wrapper.parent.mkdir()
+    wrapper.write_text(f"#!/bin/sh\n{CUT[end]}\n")
+    wrapper.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{wrapper.parent}:{os.environ['PATH']}")
+    outcome = submit(slurm_queue, staged(1, "sleep 600"))[1]
+    (job,) = (job for job in slurm_queue.listing().values() if job.launch_id == 1)
+    assert (outcome.error, outcome.job_id) == (None, job.job_id)
+
+
+def test_a_closed_partition_is_no_refusal(slurm, slurm_queue, staged):
+    slurm.run("scontrol", "update", "partition=main", "state=drain")
+    try:
+        outcome = submit(slurm_queue, staged(1, "true"))[1]
+    finally:
+        slurm.run("scontrol", "update", "partition=main", "state=up")
+    assert isinstance(outcome.error, Closed)
+    assert "Required partition not available" in outcome.error.title
+
+
+@pytest.mark.parametrize("name", ["SQUEUE_PARTITION", "SQUEUE_ACCOUNT", "SQUEUE_NAMES"])
+def test_what_the_user_filters_his_own_listings_by(slurm_queue, staged, monkeypatch, name):
+    """A job that is left out would count as vanished."""
+    monkeypatch.setenv(name, "other")
+    ids = accepted(slurm_queue, staged(1, "sleep 600"))
+    assert slurm_queue.listing()[ids[1]].launch_id == 1
 
 
 def test_when_all_are_refused_the_rest_is_not_tried(slurm_queue, staged):

@@ -11,6 +11,8 @@ from tests.support.agent import Site, Store, wait_until
 from tests.support.fireworks import REPOSITORY
 
 LEVELS = (10, 20, 30)
+#: What sbatch says at a limit of the site.
+FULL = "Job violates accounting/QOS policy"
 NODE = f"export PYTHONPATH={REPOSITORY}"
 
 
@@ -101,9 +103,11 @@ def test_nothing_is_lost_and_nothing_runs_twice(site, store, slurm, tmp_path):
         ended = ("stopped", "requeued", "too long", "broken")
         wait_until(lambda: {state(name) for name in ended} == {"FIZZLED"}, 60)
         specs, links = layered(ran)
-        levels = store.add(*specs, links=links)
-        go.touch()
-        wait_until(lambda: store.states()[levels[3]] == "COMPLETED", 60)
+        with slurm.limited(9):
+            levels = store.add(*specs, links=links)
+            wait_until(lambda: any(FULL in each["reason"] for each in agent.logged("deferred")), 30)
+            go.touch()
+            wait_until(lambda: store.states()[levels[3]] == "COMPLETED", 60)
         slurm.stop_controller()
         stopped = time.monotonic()
         agent.kill()

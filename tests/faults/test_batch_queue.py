@@ -5,7 +5,7 @@ import time
 
 import pytest
 
-from agent.jobs import LimitReached, QueueSilent, Rejected, Submission
+from agent.jobs import Closed, LimitReached, QueueSilent, Rejected, Submission
 from agent.queue import batch, command
 from agent.queue.batch import BatchQueue
 from agent.queue.lsf import Lsf
@@ -19,6 +19,7 @@ case $mode in
   slow) sleep 0.3 ;;
   hangs) sleep 60 & exec sleep 60 ;;
   refuses) echo "qsub: Unknown queue" >&2; exit 170 ;;
+  closed) case " $* " in *:[1-4][0-9]:*) echo "qsub: Queue is not enabled" >&2; exit 184 ;; esac ;;
   full) test "$(ls "$FAKE/jobs" | wc -l)" -ge 3 && { echo "qsub: would exceed queue w's per-user limit" >&2; exit 1;
     } ;;
   arrayless) case " $* " in *" -J "*) echo "usage: qsub" >&2; exit 2 ;; esac ;;
@@ -185,6 +186,23 @@ def test_refused(fake, queue, staged):
     error = submit(queue, staged(7))[7].error
     assert isinstance(error, Rejected)
     assert error.title == "qsub has rejected the script: qsub: Unknown queue"
+
+
+def test_what_goes_to_a_closed_queue_waits_and_keeps_nothing_else(fake, queue, staged):
+    (fake / "mode").write_text("closed")
+    outcomes = submit(queue, *(staged(number) for number in range(10, 54) if not 30 <= number < 50))
+    errors = {number: outcome.error for number, outcome in outcomes.items() if outcome.error}
+    assert sorted(errors) == list(range(10, 30))
+    assert all(isinstance(error, Closed) for error in errors.values())
+
+
+def test_a_closed_queue_is_not_asked_for_all_of_them(fake, queue, staged, monkeypatch):
+    (fake / "mode").write_text("closed")
+    monkeypatch.setattr(batch, "CLOSED_IN_A_ROW", 4)
+    outcomes = submit(queue, *(staged(number) for number in range(10, 30)))
+    kinds = [type(outcome.error) for outcome in outcomes.values()]
+    assert set(kinds) == {Closed, LimitReached}
+    assert kinds.count(Closed) == len(calls(fake)) < 10
 
 
 def test_endless_output_is_no_answer(fake, queue, staged, monkeypatch):

@@ -21,6 +21,7 @@ class Limited:
 
     def submit_all(self, submissions, tend):
         self.tried.append(len(submissions))
+        self.names = [submission.name for submission in submissions]
         for number, submission in enumerate(submissions):
             tend()
             if number < self.room:
@@ -81,3 +82,14 @@ def test_what_runs_counts_in_a_batch_queue(lp, way_out):
     assert out.capacity() == 0
     assert way_out(queue, max_queued=8).capacity() == 3
     assert way_out(queue, max_queued=3).capacity() == 0
+
+
+def test_names_that_are_none(lp, db, way_out):
+    """Any program may have written them; one that cannot be used must not keep the others here."""
+    ids = add(lp, {"a": "", "b": "", "c": "", "d": ""})
+    for letter, name in {"a": 5, "b": None, "c": "n\x00\u2028\x1b[31m"}.items():
+        db.fireworks.update_one({"fw_id": ids[letter]}, {"$set": {"name": name}})
+    db.fireworks.update_one({"fw_id": ids["d"]}, {"$unset": {"name": 1}})
+    queue = Limited(room=9)
+    assert len(go(way_out(queue)).submitted) == 4
+    assert sorted(queue.names) == ["", "5", "Unnamed_FW", "n31m"]

@@ -28,6 +28,8 @@ class Scheduler:
     """Its daemons and its directory. ``environ`` is what clients need beyond their own."""
 
     environ: dict[str, str]
+    #: The command that lists all jobs, for a test that fails.
+    jobs: tuple[str, ...] = ()
 
     def __init__(self) -> None:
         # Sockets have short names.
@@ -80,8 +82,12 @@ class Scheduler:
         """Wait for what no scheduler announces."""
         deadline = time.monotonic() + seconds
         while not condition():
-            assert time.monotonic() < deadline, self.logs()
+            assert time.monotonic() < deadline, self.told()
             time.sleep(0.05)
+
+    def told(self) -> str:
+        """What a wait that has failed tells: the jobs as the scheduler sees them, and its logs."""
+        return f"{self.run(*self.jobs, check=False)}\n{self.logs()}"
 
     def logs(self) -> str:
         """The ends of the daemons' logs."""
@@ -173,6 +179,8 @@ end
 
 class Slurm(Scheduler):
     """One node with 8 pretended CPUs. The clock of slurmctld goes ``speedup`` times as fast as the others."""
+
+    jobs = ("squeue", "--all", "--states=all", "--array", "--format=%i %t %r %j %k")
 
     def __init__(self, speedup: int = 20) -> None:
         super().__init__()
@@ -279,6 +287,8 @@ _CONFIGURATION = {
     "min_gid": "0",
     "load_report_time": "00:00:01",
     "mailer": "/bin/true",
+    # No job reads the profile of whoever runs the tests.
+    "login_shells": "none",
     "max_unheard": "00:00:20",
 }
 _QUEUE = {
@@ -301,6 +311,8 @@ _SCHEDULER = {
 
 class GridEngine(Scheduler):
     """One host with 8 slots."""
+
+    jobs = ("qstat", "-u", "*", "-g", "d")
 
     def __init__(self) -> None:
         super().__init__()

@@ -4,10 +4,12 @@ The outputs are in the form of OpenPBS 23.06, Torque 6.1, LSF 10.1 (IBM's comman
 without accounting, and Grid Engine 8.1.9; some of PBS are recorded.
 """
 
+from pathlib import Path
+
 import pytest
 
-from agent.jobs import JobEnd, LimitReached, QueueSilent, Rejected
-from agent.queue.command import Ran, refusal
+from agent.jobs import Closed, JobEnd, LimitReached, QueueSilent, Rejected
+from agent.queue.command import Ran, refusal, run
 from agent.queue.dialect import Listed, seconds
 from agent.queue.lsf import Lsf
 from agent.queue.pbs import Pbs
@@ -457,7 +459,11 @@ def test_sge_is_silent(text):
         (Pbs(), "queued, 5 ahead\n", None),
         (Sge(), 'note 5\nYour job 44275 ("x") has been submitted\n', "44275"),
         (Sge(), 'Your job-array 7.1-3:1 ("x") has been submitted\n', "7"),
-        (Sge(), "5\n", None),
+        (Sge(), "5\n", "5"),
+        (Sge(), "7.1-3:1\n", "7"),
+        (Sge(), '5\nYour job 44275 ("x") has been submitted\n', "44275"),
+        (Sge(), "note 5\n", None),
+        (Lsf(), "Welcome <5>!\nJob <101> is submitted to default queue <normal>.\n", "101"),
         (Lsf(), "Job <101> is submitted to default queue <normal>.\n", "101"),
         (Lsf(), "5\n", None),
     ],
@@ -508,7 +514,27 @@ def test_elements(dialect, job_id, element):
         ("normal: No such queue. Job not submitted.", Rejected, False),
         (("sbatch: error: Batch job submission failed: Requested time limit is invalid (missing or exceeds some"
          " limit)"), Rejected, False),
-        ("", Rejected, False),
+        # One job alone is over the limit, today and tomorrow.
+        (("sbatch: error: QOSMaxWallDurationPerJobLimit\nsbatch: error: Batch job submission failed: Job violates"
+         " accounting/QOS policy (job submit limit, user's size and/or time limits)"), Rejected, False),
+        (("sbatch: error: AssocMaxCpuPerJobLimit\nsbatch: error: Batch job submission failed: Job violates"
+         " accounting/QOS policy (job submit limit, user's size and/or time limits)"), Rejected, False),
+        (("sbatch: error: QOSMinGRES\nsbatch: error: QOSMinCpuNotSatisfied\nsbatch: error: Batch job submission"
+         " failed: Job violates accounting/QOS policy (job submit limit, user's size and/or time limits)"),
+         Rejected, False),
+        # Nobody may submit now.
+        ("sbatch: error: Batch job submission failed: Required partition not available (inactive or drain)",
+         Closed, False),
+        ("sbatch: error: Batch job submission failed: I/O error writing script/environment to file",
+         Closed, False),
+        ("qsub: Queue is not enabled", Closed, False),
+        ("normal: Queue has been closed. Job not submitted.", Closed, False),
+        # The request has left, whatever failed before.
+        ("sbatch: error: connect: Connection refused\nsbatch: error: Socket timed out on send/recv operation",
+         QueueSilent, True),
+        ("Unable to run job: Error reading answer list from qmaster\nExiting.", QueueSilent, True),
+        # No word of the scheduler's.
+        ("", QueueSilent, True),
     ],
 )  # fmt: skip
 def test_refusals(stderr, kind, doubtful):
@@ -516,6 +542,27 @@ def test_refusals(stderr, kind, doubtful):
     assert type(error) is kind
     assert may_be_there is doubtful
     assert stderr.split("\n", 1)[0] in error.title
+
+
+@pytest.mark.parametrize("status", [-9, -15, 137, 143])
+def test_a_command_that_was_killed_has_refused_nothing(status):
+    """Login nodes kill processes: the scheduler may have taken the job before."""
+    for words in ("", "sbatch: line 3: 17 Killed  sbatch.real"):
+        error, may_be_there = refusal(ran("", words, status))
+        assert isinstance(error, QueueSilent)
+        assert may_be_there
+    assert isinstance(refusal(ran("", "qsub: Unknown queue", 170))[0], Rejected)
+
+
+def test_a_name_for_grid_engine():
+    """Of its own letters, and not too long; `-N` on the command line replaces the script's."""
+    for name in ("a\x01b", "ünï", "a\x00b", "a:b/c", "\u2028", "1", "x" * 600):
+        named = Sge().submit(Path("/s"), TAG, name, "").argv[3]
+        assert named.isascii()
+        assert named.isprintable()
+        assert len(named) < 512
+        assert named.endswith(TAG.name)
+    assert Sge().submit(Path("/s"), TAG, "n", "#$ -N mine\n#$ -q x").argv[3] == f"mine.{TAG.name}"
 
 
 def test_a_limit_that_is_waited_for_is_a_limit():
@@ -543,3 +590,8 @@ def test_a_limit_that_is_waited_for_is_a_limit():
 )
 def test_times(text, expected):
     assert seconds(text) == expected
+
+
+def test_what_no_command_can_be_given_is_no_crash():
+    with pytest.raises(QueueSilent, match="sbatch cannot be run: embedded null byte"):
+        run(["sbatch", "--comment=\0"], timeout=1)

@@ -123,6 +123,7 @@ def test_directives(kind, options, wanted):
         ({"account": "m$$"}, "one line"),
         ({"account": ["m"]}, "config.example.toml"),
         ({"modules": 5}, "one line each"),
+        ({"rocket_launch": None}, "leave it away"),
         ({"array": "1-5"}, ""),
     ],
 )
