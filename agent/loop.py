@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import signal
+import threading
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -53,6 +54,10 @@ if TYPE_CHECKING:
 #: Seconds between two passes while they fail, and between two tries to launch: first and last pause.
 PASS_BACKOFF = (1.0, 60.0)
 LAUNCH_BACKOFF = (10.0, 300.0)
+#: Seconds for finding the database: there is another pass, and whoever asks what goes on is not to wait for long.
+FIND_SECONDS = 5.0
+#: Seconds in which a pass that waits for a database which is away may still end by itself after SIGTERM.
+STOP_SECONDS = 3.0
 #: Between two searches for launch directories that are gone.
 SEARCH_BACKOFF = (60.0, 3600.0)
 #: The share of the time that may go into listing all launches of the database: new ones are asked for meanwhile.
@@ -79,13 +84,18 @@ class Parts:
     reconciler: Reconciler
 
 
-def make_parts(config: Config, around: Callable[[Queue], Queue] = lambda queue: queue) -> Parts:
+def make_parts(
+    config: Config,
+    around: Callable[[Queue], Queue] = lambda queue: queue,
+    *,
+    timeout: float = 10.0,
+) -> Parts:
     """Return the parts of an agent; nothing is connected yet. Raises FwagentError.
 
-    What ``around`` makes of the queue is what is asked instead of it.
+    What ``around`` makes of the queue is what is asked instead of it; ``timeout`` is as for the LaunchPad.
     """
     worker = config.fworker()
-    launchpad = config.connect()
+    launchpad = config.connect(timeout=timeout)
     outbox = prepare_root(config.launch.root)
     queue = around(open_queue(config))
     launchpad.submitted = queue.submitted
@@ -116,7 +126,7 @@ class Agent:
         config = load_config(config_path)
         restrict(group_readable=config.launch.group_readable)
         self._wake = Wake()
-        self._parts = make_parts(config, self._beside)
+        self._parts = make_parts(config, self._beside, timeout=FIND_SECONDS)
         self._worker = self._parts.config.fworker().name
         self._health = Health(self._worker)
         self._status_file = StatusFile()
@@ -144,6 +154,9 @@ class Agent:
         # What is done of what people have asked for, and the number of that wish.
         self._mode, self._wish = modes.RUN, 0
         self._stopping = False
+        # The driver cannot be called off; being killed is safe at any time.
+        self._leaving = threading.Timer(STOP_SECONDS, self._leave)
+        self._leaving.daemon = True
         self._passes = Backoff(*PASS_BACKOFF)
         self._launches = Backoff(*LAUNCH_BACKOFF)
         self._listings = Backoff(*QUEUE_BACKOFF)
@@ -183,6 +196,8 @@ class Agent:
             # Asked twice: a pass may hang on a dead file server, and being killed is safe at any time.
             os._exit(128 + number)
         self._stopping = True
+        if self._health.database_down_since is not None:
+            self._leaving.start()
         self._wake.call("stop")
 
     def _schedule(self) -> None:
@@ -548,7 +563,8 @@ class Agent:
     def _read_config_again(self) -> None:
         self._due.discard("reload")
         try:
-            parts = make_parts(load_config(self._config_path), self._beside)
+            config = load_config(self._config_path)
+            parts = make_parts(config, self._beside, timeout=FIND_SECONDS)
         except FwagentError as error:
             self._keep_config(error.title, error.hint)
             return
@@ -577,10 +593,18 @@ class Agent:
         if self._health.database_down_since is None:
             with suppress(FwagentError):
                 self._lease.give_back(self._parts.launchpad)
+        self._parts.launchpad.close()
+        self._leaving.cancel()
+        self._say_stopped()
+
+    def _leave(self) -> None:
+        self._say_stopped()
+        os._exit(0)
+
+    def _say_stopped(self) -> None:
         self._health.mode = "stopped"
         self._write_metrics(last=True)
         self._status_file.write(self._parts.config.private, self._health, time.monotonic())
-        self._parts.launchpad.close()
         self._log.info("stopped")
 
 

@@ -67,8 +67,9 @@ class LaunchPad(Intake, Claims, Reports, Changing, Queries, Figures, Jobs, Locks
     ) -> LaunchPad:
         """Return the LaunchPad at a MongoDB URI; no connection is made yet.
 
-        ``timeout`` is in seconds, for finding a server; a command may take six times as long. Raises
-        InvalidSettings for a URI that cannot be understood.
+        ``timeout`` is in seconds, for finding a server; a command may take twelve times as long if the server answers
+        others meanwhile. What the URI or ``options`` say of timeouts goes before. Raises InvalidSettings for a URI
+        that cannot be understood.
         """
         database, where = connect(uri, name, timeout, options)
         return cls(database, where=where)

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from datetime import datetime
 from typing import Any
+from urllib.parse import parse_qsl, urlsplit
 
 from pymongo import MongoClient
 from pymongo.collection import Collection
@@ -54,6 +55,8 @@ _HINTS = [
         "the server may want TLS (tls=true in the URI), or something on the way cuts connections",
     ),
 ]
+#: Milliseconds; the driver refuses less.
+_HEARTBEAT_LEAST = 500
 _UNREACHABLE = "check that MongoDB runs and that this host may reach it; nothing is lost meanwhile"
 #: The server's codes: Unauthorized, AuthenticationFailed (error_codes.yml of MongoDB).
 _UNAUTHORIZED, _AUTHENTICATION_FAILED = 13, 18
@@ -118,16 +121,28 @@ class Connected:
 def connect(
     uri: str, name: str, timeout: float, options: Mapping[str, Any]
 ) -> tuple[Database[Document], str]:
-    """Return a database and what to call it in messages; the driver connects when it is used."""
+    """Return a database and what to call it in messages; the driver connects when it is used.
+
+    A server that takes connections and answers nothing is given up after three times ``timeout``: the driver's
+    monitor asks it every ``heartbeatFrequencyMS``, and cuts the commands that wait when it gets no answer.
+    """
     settings = {
         "appname": "fwagent",
-        "tz_aware": True,
         "serverSelectionTimeoutMS": round(timeout * 1000),
         "connectTimeoutMS": round(timeout * 1000),
-        "socketTimeoutMS": round(timeout * 6000),
+        "heartbeatFrequencyMS": max(_HEARTBEAT_LEAST, round(timeout * 1000)),
+        "socketTimeoutMS": round(timeout * 12000),
         **options,
     }
     try:
+        # To the driver, what is given beside a URI goes before what the URI says.
+        said = {name.lower() for name, _value in parse_qsl(urlsplit(uri).query)}
+        settings = {
+            name: value
+            for name, value in settings.items()
+            if name in options or name.lower() not in said
+        }
+        settings["tz_aware"] = True
         client: MongoClient[Document] = MongoClient(uri, **settings)
         where = ", ".join(f"{host}:{port}" for host, port in _seeds(client)) + f"/{name}"
         return client[name], where

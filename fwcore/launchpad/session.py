@@ -9,7 +9,7 @@ from functools import partial
 from typing import Any, Protocol, TypeVar
 
 import bson
-from pymongo.errors import OperationFailure
+from pymongo.errors import ConnectionFailure, OperationFailure
 
 from fwcore.launchpad.journal import IsGone, Overtaken, encoded, session_of
 from fwcore.launchpad.reading import NOT_UNDERSTOOD, WHOLE, members_of, misread
@@ -56,6 +56,7 @@ class Session(Replay):
         token = self._new_token()
         members = {"nodes": {"$in": list(fw_ids)}}
         self._open.add(token)
+        away = False
         try:
             self._db.workflows.update_many(
                 {**members, "locked": {"$exists": False}, **self._in_force()},
@@ -66,11 +67,14 @@ class Session(Replay):
             self._check_in_force()
             self._flows[token] = [workflow["_id"] for workflow in world.workflows]
             yield token, world
+        except ConnectionFailure:
+            away = True
+            raise
         finally:
             self._flows.pop(token, None)
             freed = self._freed.pop(token, 0)
-            if token in self._half_done:
-                pass  # it is finished later
+            if away or token in self._half_done:
+                pass  # it is finished later; to ask once more would take as long again
             elif (
                 freed == len(world.workflows) > 0
                 and not world.damaged
