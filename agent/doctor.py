@@ -10,7 +10,6 @@ import re
 import shutil
 import socket
 import stat
-import subprocess
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -18,8 +17,10 @@ from typing import Any, Literal
 
 from agent import filesystem, modes, service
 from agent.config import Config
+from agent.jobs import QueueSilent
 from agent.lease import describe, is_gone
 from agent.locks import seen
+from agent.queue.command import run
 from agent.stage import prepare_root
 from fwcore.errors import FwagentError
 from fwcore.launchpad import LaunchPad
@@ -41,6 +42,14 @@ _COMMANDS = {
     "sge": ("qsub", "qstat", "qdel"),
     "lsf": ("bsub", "bjobs", "bkill"),
 }
+#: What tells the limits of a scheduler, and their names: of jobs that it keeps, of elements of an array. 0 is none.
+_LIMITS = {
+    "slurm": (("scontrol", "show", "config"), "MaxJobCount", "MaxArraySize"),
+    "sge": (("qconf", "-sconf"), "max_u_jobs", "max_aj_tasks"),
+    "lsf": (("bparams", "-a"), "MAX_JOB_NUM", "MAX_JOB_ARRAY_SIZE"),
+}
+#: Seconds for a command that only tells something.
+_PATIENCE = 10.0
 _OLD_WAYS = re.compile(r"\b(?:lpad\s[^|;&]*recover_offline|qlaunch\b)")
 
 
@@ -126,10 +135,11 @@ def _found_in(facts: Diagnosis) -> Iterator[Check]:
         yield Check("indexes", "warn", f"missing: {missing}{more}", hint)
     else:
         yield Check("indexes", "pass", "all of FireWorks' are there")
-    yield _clock("clock of the database", facts.clock_ahead)
+    yield clock("clock of the database", facts.clock_ahead)
 
 
-def _clock(title: str, ahead: float) -> Check:
+def clock(title: str, ahead: float) -> Check:
+    """Return the check of a clock that is so many seconds ahead of this host's."""
     apart = abs(ahead) > _APART
     side = "ahead of" if ahead > 0 else "behind"
     hint = "have this host synchronize its clock (chrony, ntp); nothing is lost, times are wrong"
@@ -172,13 +182,25 @@ def _launch_root(config: Config) -> Iterator[Check]:
         yield Check("rename", "fail", "a renamed file did not replace the other", hint)
     else:
         yield Check("rename", "pass", "replaces a file whole")
-    yield _clock("clock of the file server", trial.clock_ahead)
+    yield clock("clock of the file server", trial.clock_ahead)
     space = os.statvfs(root)
     free = space.f_bavail * space.f_frsize
     scarce = free < _ROOM or (space.f_files > 0 and space.f_favail < 1000)
     told = f"{free / (1 << 30):.1f} GiB free, {space.f_favail} files more (quotas may say less)"
-    hint = "remove old launch directories, or move launch.root" if scarce else ""
-    yield Check("space", "warn" if scarce else "pass", told, hint)
+    hint = "remove old launch directories, or move launch.root"
+    yield Check("space", "warn" if scarce else "pass", told, hint if scarce else "")
+    # Only what is over: the rest of its output has as many forms as there are systems.
+    over = " ".join(_said("quota", "-q").split())
+    if over:
+        yield Check("quota", "warn", over[:200], hint)
+
+
+def _said(*argv: str) -> str:
+    """Return what a command prints, "" if there is none, or it takes too long."""
+    try:
+        return run(argv, timeout=_PATIENCE).stdout
+    except QueueSilent:
+        return ""
 
 
 def _events(config: Config) -> Iterator[Check]:
@@ -213,6 +235,25 @@ def _queue(config: Config) -> Iterator[Check]:
         yield Check("queue", "warn", told, 'queue.type = "slurm", "pbs", "sge", "lsf" or "local"')
     else:
         yield Check("queue", "pass", f"{kind}; jobs run `{config.runner}`")
+        yield from _limits(config)
+
+
+def _limits(config: Config) -> Iterator[Check]:
+    if config.queue.type not in _LIMITS:
+        return
+    command, *names = _LIMITS[config.queue.type]
+    text = _said(*command)
+    found = {name: re.search(rf"^\s*{name}\W+(\d+)", text, re.MULTILINE) for name in names}
+    limits = {name: int(match[1]) for name, match in found.items() if match}
+    if not limits:
+        return
+    told = ", ".join(f"{name} {value}" for name, value in limits.items())
+    most, wanted = limits.get(names[0], 0), config.launch.max_queued
+    if 0 < most < wanted:
+        hint = "more is not lost, it waits; set launch.max_queued to what is left for you"
+        yield Check("limits", "warn", f"{told}; launch.max_queued is {wanted}", hint)
+    else:
+        yield Check("limits", "pass", f"{told}; launch.max_queued is {wanted}")
 
 
 def _monitor(config: Config, path: Path) -> Iterator[Check]:
@@ -251,19 +292,8 @@ def _service() -> Iterator[Check]:
 
 
 def _old_ways() -> Iterator[Check]:
-    try:
-        done = subprocess.run(
-            ["crontab", "-l"],
-            capture_output=True,
-            text=True,
-            errors="replace",
-            timeout=10,
-            check=False,
-        )
-    except (FileNotFoundError, subprocess.TimeoutExpired):
-        yield Check("cron", "pass", "no crontab here")
-        return
-    jobs = [line for line in done.stdout.splitlines() if not line.lstrip().startswith("#")]
+    text = _said("crontab", "-l")
+    jobs = [line for line in text.splitlines() if not line.lstrip().startswith("#")]
     found = [command for line in jobs for command in _OLD_WAYS.findall(line)]
     if found:
         hint = "they do no harm beside fwagent, and nothing that it does not: `crontab -e`"

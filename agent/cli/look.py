@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -134,18 +136,33 @@ def runs(
         typer.echo("no launch is selected")
 
 
-def doctor(ctx: typer.Context, config: ConfigOption = None, as_json: JsonOption = False) -> None:
+def doctor(
+    ctx: typer.Context,
+    job: Annotated[
+        bool, typer.Option("--job", help="Send a small job through the queue, too.")
+    ] = False,
+    wait: Annotated[
+        float, typer.Option(metavar="SECONDS", min=1, help="How long to wait for that job.")
+    ] = 300,
+    config: ConfigOption = None,
+    as_json: JsonOption = False,
+) -> None:
     """Check everything that must be right, and say what to do where it is not.
 
-    Exit status 1 if a check fails; warnings do not count. Nothing is changed.
+    With --job a job goes through the queue and back, as every job does, and tells of the compute node: its Python,
+    fwrunner there, the launch root, clocks, how soon its report is seen. It is cancelled after --wait seconds. Exit
+    status 1 if a check fails; warnings do not count. Nothing is changed.
     """
     from agent.config import config_path, load_config
     from agent.doctor import document, examine, lines
     from agent.results import FAILED, OK
+    from agent.trialjob import checks as tried
 
     path = config_path(chosen(ctx, config))
     checks = []
-    for check in examine(load_config(path), path):
+    settings = load_config(path)
+    more = tried(settings, wait, partial(typer.echo, err=True)) if job else ()
+    for check in chain(examine(settings, path), more):
         checks.append(check)
         if not as_json:
             typer.echo("\n".join(lines(check)))

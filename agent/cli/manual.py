@@ -159,6 +159,7 @@ MANUALS = {
     "doctor": Manual(
         (
             ("fwagent doctor", "all checks"),
+            ("fwagent doctor --job", "and a job through the queue and back"),
             ("fwagent doctor --json", "for scripts"),
         ),
         ("1 a check fails", _NO_CONFIG),

@@ -2,10 +2,13 @@
 
 import os
 import shutil
+import sys
 import time
 
 import pytest
 
+from agent import trialjob
+from agent.config import load_config
 from agent.jobs import Closed, LimitReached, QueueSilent, Rejected, Submission
 from agent.queue import batch
 from agent.queue.script import adapter_script, options_script
@@ -14,6 +17,21 @@ from agent.queue.tags import ARRAY_PLACE
 from agent.queue.templates import TEMPLATES
 
 HEAD = "#!/bin/sh\n#SBATCH --output=out\n"
+
+
+def test_a_trial_job(slurm, slurm_queue, tmp_path):
+    path = tmp_path / "fwagent.toml"
+    path.write_text(
+        '[launchpad]\nuri = "mongodb://nowhere.invalid/x"\n[worker]\nname = "w"\n'
+        f'[launch]\nroot = "{tmp_path / "root"}"\n[queue]\ntype = "slurm"\nrunner = "{sys.executable} -m fwrunner"\n'
+    )
+    told: list[str] = []
+    found = {check.title: check for check in trialjob.checks(load_config(path), 60, told.append)}
+    assert {check.verdict for check in found.values()} == {"pass"}, found
+    assert "fwrunner" in found["runner there"].seen
+    assert told
+    assert not any((tmp_path / "root" / ".fwagent").glob("trial-*"))
+    slurm.wait_until(lambda: {job.state for job in slurm_queue.listing().values()} <= {"ENDED"})
 
 
 @pytest.fixture

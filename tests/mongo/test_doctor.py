@@ -1,6 +1,8 @@
 """`fwagent doctor` on a real database, and what it says of a bad one."""
 
 import os
+import platform
+import shutil
 
 import pytest
 from pymongo import ASCENDING
@@ -8,12 +10,13 @@ from pymongo import ASCENDING
 from agent import doctor
 from agent.config import load_config
 from fwcore.launchpad.diagnosis import Diagnosis
+from fwrunner import __version__
 from tests.support.agent import Site, Store
 
 
 @pytest.fixture
 def site(mongod, lp_name, tmp_path, monkeypatch):
-    for name in ("crontab", "systemctl", "loginctl"):
+    for name in ("crontab", "systemctl", "loginctl", "quota"):
         tool = tmp_path / "bin" / name
         tool.parent.mkdir(exist_ok=True)
         tool.write_text("#!/bin/sh\ncat <$0.says 2>/dev/null\n")
@@ -23,10 +26,10 @@ def site(mongod, lp_name, tmp_path, monkeypatch):
     return site
 
 
-def examined(site, status=0):
+def examined(site, *options, status=0):
     """{title: [checks]} of what the command tells."""
     checks: dict[str, list[dict[str, str]]] = {}
-    for check in site.json("doctor", status=status)["checks"]:
+    for check in site.json("doctor", *options, status=status)["checks"]:
         checks.setdefault(check["title"], []).append(check)
     return checks
 
@@ -106,6 +109,64 @@ def test_commands_of_the_scheduler(site):
     site.configure(queue={"type": "lsf"})
     check = only(examined(site, status=1)["queue"])
     assert check["seen"] == "lsf: there is no bsub, bjobs, bkill on PATH"
+
+
+def test_limits_of_the_scheduler(site, tmp_path):
+    for name in ("sbatch", "squeue", "scancel", "scontrol"):
+        shutil.copy(tmp_path / "bin" / "quota", tmp_path / "bin" / name)
+    says = "MaxArraySize            = 1001\nMaxJobCount             = {}\n"
+    site.configure(queue={"type": "slurm"}, launch={"max_queued": 50})
+    for limit, verdict in ((20, "warn"), (10000, "pass")):
+        (tmp_path / "bin" / "scontrol.says").write_text(says.format(limit))
+        check = only(examined(site)["limits"])
+        told = f"MaxJobCount {limit}, MaxArraySize 1001; launch.max_queued is 50"
+        assert (check["verdict"], check["seen"]) == (verdict, told)
+
+
+def test_a_quota_that_is_used_up(site, tmp_path):
+    assert "quota" not in examined(site)
+    (tmp_path / "bin" / "quota.says").write_text("Block limit reached on\n   /home\n")
+    assert only(examined(site)["quota"])["seen"] == "Block limit reached on /home"
+
+
+def test_a_job_goes_through_the_queue_and_back(site, lp, db):
+    site.configure(queue={"type": "local"})
+    with site.daemon() as agent:
+        checks = examined(site, "--job")
+        assert only(checks["trial job"])["verdict"] == "pass"
+        there = only(checks["runner there"])
+        assert there["seen"] == f"Python {platform.python_version()}, fwrunner {__version__}"
+        for title in ("user there", "report seen", "events from there"):
+            assert only(checks[title])["verdict"] == "pass"
+        assert only(checks["clock of the compute node"])["verdict"] == "pass"
+        assert agent.logged("ignored") == []
+    assert list((site.root / ".fwagent").glob("trial-*")) == []
+    assert db.launches.count_documents({}) == 0
+
+
+def test_a_job_that_cannot_run(site, lp):
+    site.configure(queue={"type": "local", "runner": "no-such-python -m fwrunner"})
+    done = site.run("doctor", "--job", status=1)
+    assert "FAIL  trial job: job 1 ended without a report" in done.stdout
+    assert "no-such-python" in done.stdout
+    assert "-> is `no-such-python -m fwrunner` there on a compute node" in done.stdout
+    assert "job 1: gone" in done.stderr
+
+
+def test_a_job_that_takes_too_long_is_cancelled(site, lp, tmp_path):
+    mark = tmp_path / "ended"
+    long = f"sh -c 'trap \"touch {mark}; exit\" TERM; while :; do sleep 0.1; done'"
+    site.configure(queue={"type": "local", "runner": long})
+    check = only(examined(site, "--job", "--wait", 1)["trial job"])
+    assert check["verdict"] == "warn"
+    assert check["seen"].startswith("job 1 has not ended within 1 s: ")
+    assert mark.exists()
+    assert list((site.root / ".fwagent").glob("trial-*")) == []
+
+
+def test_nobody_submits_a_job_where_people_do(site, lp):
+    site.configure(queue={"type": "none"})
+    assert only(examined(site, "--job")["trial job"])["verdict"] == "warn"
 
 
 def test_a_configuration_that_others_may_change(site):
