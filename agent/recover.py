@@ -187,9 +187,12 @@ class WayBack:
             waiting = _oldest_first(_entries(self._outbox))
             done = 0
             for entries in _batches(waiting, _size):
+                before = len(result.applied)
                 self._apply_entries(entries, places, result)
                 done += len(entries)
-                self.progress(done, len(waiting))
+                # What cannot be read stays there, and is no progress at each pass.
+                if len(result.applied) > before or done == len(waiting):
+                    self.progress(done, len(waiting))
         settled = self._apply_rescued(places, result)
         settled |= {row["launch_id"] for row in result.applied if row["state"] != "RUNNING"}
         # The directory of what the outbox has ended, or of a rescued report, may be gone for good.

@@ -43,6 +43,13 @@ _PENDING = r"(pending|ended before|every verb|all children|fan-in, (both|one FIZ
 #: Feeds docs/compatibility.md.
 DIFFERENCES = (
     Difference(
+        "end, as a tolerant child is told",
+        r"fireworks\.spec\._fizzled_parents\.\d\.launches\.\d\.state_history\.2\.created_on",
+        _NOW,
+        _TIME,
+        "_fizzled_parents tells when the parent ended. FireWorks embeds it before it has corrected its own time.",
+    ),
+    Difference(
         "start of a run",
         _LAUNCH + r"\.(state_history\.[12]\.created_on|time_start)",
         _NOW,
@@ -78,13 +85,6 @@ DIFFERENCES = (
         r"\{'_task_n': .*",
         "The checkpoint is kept, so that `lpad rerun_fws --task-level` finds it. FireWorks drops it when there is "
         "a ping file.",
-    ),
-    Difference(
-        "end, as a tolerant child is told",
-        r"fireworks\.spec\._fizzled_parents\.\d\.launches\.\d\.state_history\.2\.created_on",
-        _NOW,
-        _TIME,
-        "_fizzled_parents tells when the parent ended. FireWorks embeds it before it has corrected its own time.",
     ),
     Difference(
         "date of a FIZZLED parent, as a tolerant child is told",
