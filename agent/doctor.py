@@ -239,9 +239,10 @@ def _old_ways() -> Iterator[Check]:
             errors="replace",
             timeout=10,
             check=False,
+            stdin=subprocess.DEVNULL,
         )
-    except (FileNotFoundError, subprocess.TimeoutExpired):
-        yield Check("cron", "pass", "no crontab here")
+    except (OSError, subprocess.TimeoutExpired):
+        yield Check("cron", "pass", "no crontab that tells anything here")
         return
     jobs = [line for line in done.stdout.splitlines() if not line.lstrip().startswith("#")]
     found = [command for line in jobs for command in _OLD_WAYS.findall(line)]
