@@ -247,6 +247,8 @@ def _run(arguments: list[str], timeout: float) -> str:
         )
     except FileNotFoundError:
         raise ServiceError(f"there is no {arguments[0]}") from None
+    except OSError as error:
+        raise ServiceError(f"{arguments[0]} cannot be run: {error.strerror}") from None
     except subprocess.TimeoutExpired:
         raise ServiceError(f"{arguments[0]} has not answered for {timeout:.0f} s") from None
     if done.returncode != 0:

@@ -47,6 +47,8 @@ KEEP_DAYS = 30
 _DAY = 86400
 #: What people set for their own listings would keep jobs from ours (squeue(1), scancel(1), sacct(1)).
 _FILTERS = re.compile(r"(SQUEUE|SCANCEL|SACCT)_")
+#: With these one launch would be many jobs, or sbatch wait for its end (sbatch(1)).
+_NOT_OURS = re.compile(r"SBATCH_(ARRAY_INX|WAIT)$")
 
 
 @dataclass(frozen=True)
@@ -168,6 +170,7 @@ class BatchQueue:
                 stdin=script if submit.stdin else None,
                 # LSF's bsub waits for room in the queue otherwise.
                 environment={**locale, "LSB_NTRIES": "1"},
+                without=_NOT_OURS,
             )
         except QueueSilent as error:
             return error

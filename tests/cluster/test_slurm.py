@@ -211,6 +211,13 @@ def test_what_the_user_filters_his_own_listings_by(slurm_queue, staged, monkeypa
     assert slurm_queue.listing()[ids[1]].launch_id == 1
 
 
+def test_one_launch_is_one_job_whatever_the_user_has_set(slurm_queue, staged, monkeypatch):
+    monkeypatch.setenv("SBATCH_ARRAY_INX", "1-3")
+    monkeypatch.setenv("SBATCH_WAIT", "1")
+    ids = accepted(slurm_queue, staged(1, "sleep 600"))
+    assert [key for key, job in slurm_queue.listing().items() if job.launch_id == 1] == [ids[1]]
+
+
 def test_when_all_are_refused_the_rest_is_not_tried(slurm_queue, staged):
     head = f"{HEAD}#SBATCH --partition=none\n"
     outcomes = submit(slurm_queue, *(staged(number, "true", head=head) for number in range(30)))

@@ -3,7 +3,6 @@
 import sys
 import time
 from collections import Counter
-from pathlib import Path
 
 import pytest
 
@@ -27,7 +26,7 @@ def site(mongod, lp_name, tmp_path, slurm):
             "options": {"pre_rocket": NODE, "walltime": "01:00:00"},
             "timeout": 30,
         },
-        launch={"root": str(tmp_path / "root"), "max_queued": 20},
+        launch={"max_queued": 20},
         sync={
             "outbox_interval": 0.3,
             "sweep_interval": 2,
@@ -141,4 +140,4 @@ def test_nothing_is_lost_and_nothing_runs_twice(site, store, slurm, tmp_path):
     assert not store.db.workflows.count_documents({"locked": {"$exists": True}})
     # Void entries only keep what was killed from going on.
     assert not list(store.db.fwagent_journal.find({"void": {"$exists": False}}))
-    assert not list(Path(site.root).glob(".fwagent/outbox/*.json"))
+    assert not list(site.root.glob(".fwagent/outbox/*.json"))

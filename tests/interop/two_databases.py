@@ -270,6 +270,8 @@ class Played:
         arguments = self._arguments(move)
         if arguments is None:
             return
+        # The report of a held Firework may have drawn ids for what its action adds, once it is let go.
+        self.same_ids()
         self.begin()
         theirs, ours = self.bench.ask("command", name=move.name, arguments=arguments)
         if theirs != ours:

@@ -103,6 +103,9 @@ def test_cron_lines_that_still_run(site, tmp_path):
     assert "recover_offline" in check["seen"]
     says.write_text("# qlaunch\n* * * * * fwagent sync\n")
     assert only(examined(site)["cron"])["verdict"] == "pass"
+    # Some sites have one that nobody may run, or that is of another machine.
+    (tmp_path / "bin" / "crontab").write_bytes(b"\0\0")
+    assert only(examined(site)["cron"])["verdict"] == "pass"
 
 
 def test_commands_of_the_scheduler(site):
