@@ -34,6 +34,13 @@ _ONE_COMMAND = re.compile(
     r"""([\w./~+-]*/)?(python[\d.]*|rlaunch|[\w.-]+\.pyz|env|srun)( +([\w./~+=:,@%-]+|'[^'\n]*'))*"""
 )
 _OR_END = " || exit 1"
+#: Directives that make one submit several jobs.
+_ARRAYS = {
+    "slurm": re.compile(r"^#SBATCH\s(.*\s)?(--array\b|-a\s*\d)", re.MULTILINE),
+    "pbs": re.compile(r"^#PBS\s(.*\s)?-[Jt]\s*\d", re.MULTILINE),
+    "sge": re.compile(r"^#\$\s(.*\s)?-t\s*\d", re.MULTILINE),
+    "lsf": re.compile(r"^#BSUB\s(.*\s)?-J\s*\S*\[", re.MULTILINE),
+}
 #: Options that are lines of the script, not directives.
 _BODY = frozenset({"modules", "pre_rocket", "rocket_launch", "post_rocket"})
 
@@ -161,11 +168,30 @@ class Scripts:
         self._own_runner = config.queue.runner is not None
         if self._options and self._settings.type in _STYLES:
             try:
-                options_script(
-                    self._settings.type, {"rocket_launch": self._runner, **self._options}, "/"
+                self._checked(
+                    options_script(
+                        self._settings.type, {"rocket_launch": self._runner, **self._options}, "/"
+                    )
                 )
             except BadOption as error:
                 raise ConfigError(f"queue.options: {error.title}", error.hint) from None
+        if self._settings.adapter is not None:
+            adapter = self._settings.adapter
+            try:
+                self._checked("\n".join([adapter.template, *map(str, adapter.values.values())]))
+            except BadOption as error:
+                raise ConfigError(f"queue.file: {error.title}", error.hint) from None
+
+    def _checked(self, text: str) -> str:
+        """Return a script if it makes one job: several would run one Firework in one directory."""
+        pattern = _ARRAYS.get(self._settings.type)
+        found = pattern.search(text) if pattern else None
+        if found:
+            raise BadOption(
+                f"{found[0]!r} makes several jobs of one launch",
+                "`array = true` in [queue] puts many launches into one job array",
+            )
+        return text
 
     def text(self, claim: Claim) -> str:
         """Return the script of a launch; raise BadOption."""
@@ -203,7 +229,7 @@ class Scripts:
             values = {**adapter.values, "job_name": job_name, **override}
             if not self._own_runner or "rocket_launch" in override:
                 values["rocket_launch"] = _singleshot(str(values["rocket_launch"]), claim.fw_id)
-            return adapter_script(adapter.template, values, there)
+            return self._checked(adapter_script(adapter.template, values, there))
         if self._settings.type not in _STYLES:
             return plain_script(claim.launch_dir, self._runner, claim.launch_id)
         options = {
@@ -212,7 +238,7 @@ class Scripts:
             **self._options,
             **override,
         }
-        return options_script(self._settings.type, options, launch_dir, launch_id)
+        return self._checked(options_script(self._settings.type, options, launch_dir, launch_id))
 
 
 def _singleshot(command: str, fw_id: int) -> str:

@@ -140,6 +140,33 @@ def test_a_bad_option_of_the_configuration_is_told_at_once(scripts):
         scripts(type="slurm", options={"acount": "m"})
 
 
+ARRAYS = [
+    ("slurm", "SLURM", "#SBATCH --array=1-3"),
+    ("slurm", "SLURM", "#SBATCH -n 2 -a 1-3"),
+    ("pbs", "PBS", "#PBS -J 1-3"),
+    ("pbs", "PBS", "#PBS -t 1-3%2"),
+    ("sge", "SGE", "#$ -t 1-3"),
+    ("lsf", "LoadSharingFacility", '#BSUB -J "mine[1-3]"'),
+]
+
+
+@pytest.mark.parametrize(("kind", "name", "directive"), ARRAYS)
+def test_one_launch_makes_one_job(scripts, adapter, kind, name, directive):
+    """Several would run one Firework at once in one directory."""
+    made = scripts(type=kind)
+    with pytest.raises(BadOption, match="several jobs of one launch"):
+        made.text(claim_of(_queueadapter={"qverbatim": f"# mine\n{directive}"}))
+    with pytest.raises(ConfigError, match=r"queue\.options: .*several jobs of one launch"):
+        scripts(type=kind, options={"qverbatim": directive})
+    with pytest.raises(ConfigError, match=r"queue\.file: .*several jobs of one launch"):
+        scripts(file=adapter(_fw_q_type=name, pre_rocket=directive))
+
+
+def test_what_only_looks_like_an_array(scripts):
+    verbatim = "#SBATCH --account=array\n#SBATCH --time=1:00 --mail-type=ARRAY_TASKS\necho -a 1"
+    assert verbatim in scripts(type="slurm", options={"qverbatim": verbatim}).text(claim_of())
+
+
 def test_a_firework_overrides_options_and_its_bad_ones_are_its_own(scripts):
     made = scripts(type="slurm", options={"account": "m", "walltime": "1:00"})
     override = {"walltime": "9:00", "job_name": "mine", "rocket_launch": "rlaunch singleshot"}
