@@ -1,6 +1,6 @@
 """From READY into the queue, beside `qlaunch -r rapidfire`; and how often a queue is asked. On real Slurm and mongod.
 
-    .venv/bin/python -m benchmarks.queue [--fireworks 1000] [--jobs 0 100 5000]
+    .venv/bin/python -m benchmarks.submission [--fireworks 1000] [--jobs 0 100 5000]
 
 `fwagent launch` and `qlaunch` are started as a user would, start-up included. qlaunch sleeps for 5 s after each job, so
 it does a few of them only, as often with the sleep set to 0; what it would need for all is extrapolated. No job starts:
