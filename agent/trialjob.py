@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from importlib.metadata import version
 from pathlib import Path
 from secrets import token_hex
 from typing import Any
@@ -27,7 +28,6 @@ from agent.tails import last_words
 from agent.watch import Wake, Watch
 from fwcore.documents import parse_time
 from fwcore.launchpad.records import Claim
-from fwrunner import __version__
 from fwrunner.protocol import OFFLINE_JSON, NotYet, Report, read_outbox_entry, read_report
 
 #: Seconds between two looks at the files, and two questions to the queue.
@@ -247,8 +247,9 @@ def _runner(stored: dict[str, Any]) -> Check:
     if runner is None:
         hint = "without fwrunner there is no outbox: ends are seen by events and sweeps. See queue.runner"
         return Check("runner there", "warn", f"Python {python}, not fwrunner", hint)
-    if runner != __version__:
-        hint = f"this is fwagent {__version__}: bring both to the same version"
+    ours = version("fwagent")
+    if runner != ours:
+        hint = f"this is fwagent {ours}: bring both to the same version"
         return Check("runner there", "warn", f"Python {python}, fwrunner {runner}", hint)
     return Check("runner there", "pass", f"Python {python}, fwrunner {runner}")
 
