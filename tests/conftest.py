@@ -1,5 +1,6 @@
 """Fixtures for the real components. Asking for one marks a test (`mongo`, `interop`)."""
 
+import signal
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,6 +16,11 @@ from tests.support.fireworks import FireWorks, fireworks_venv
 from tests.support.mongod import Client, connect, write_launchpad_file
 
 _MARKS = {"mongod": "mongo", "private_mongod": "mongo", "fireworks": "interop"}
+
+
+def pytest_configure() -> None:
+    # `nohup make test`: what ignores a signal hands that on to whatever it starts.
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

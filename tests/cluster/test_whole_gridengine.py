@@ -5,7 +5,7 @@ from collections import Counter
 
 import pytest
 
-from tests.support.agent import Site, Store, wait_until
+from tests.support.agent import Site, Store
 from tests.support.fireworks import REPOSITORY
 
 LEVELS = (5, 7)
@@ -56,9 +56,9 @@ def test_nothing_is_lost_and_nothing_runs_twice(site, lp, db, gridengine, tmp_pa
         return [store.state(fw_id) for fw_id in fw_ids]
 
     with site.daemon() as agent:
-        wait_until(lambda: states(running) == ["RUNNING"] * 8, 30)
+        gridengine.wait_until(lambda: states(running) == ["RUNNING"] * 8, 60)
         (pending,) = store.add(script(tell))
-        wait_until(lambda: job_of(pending), 20)
+        gridengine.wait_until(lambda: job_of(pending) is not None, 20)
         gridengine.run("qdel", job_of(pending))
         gridengine.run("qdel", job_of(running[0]))
         agent.wait_for("lost", fw_id=pending, timeout=20)
@@ -69,9 +69,9 @@ def test_nothing_is_lost_and_nothing_runs_twice(site, lp, db, gridengine, tmp_pa
         levels = store.add(*(script(tell) for _ in range(sum(LEVELS))), links=links)
         go.touch()
         good = [*running[1:], pending, *levels]
-        wait_until(lambda: set(states(good)) == {"COMPLETED"}, 60)
-        wait_until(lambda: states([running[0], broken]) == ["FIZZLED"] * 2, 30)
-        wait_until(lambda: not gridengine.run("qstat"), 20)
+        gridengine.wait_until(lambda: set(states(good)) == {"COMPLETED"}, 60)
+        gridengine.wait_until(lambda: states([running[0], broken]) == ["FIZZLED"] * 2, 30)
+        gridengine.wait_until(lambda: not gridengine.run("qstat"), 20)
 
     times = Counter(ran.read_text().split())
     assert (len(times), set(times.values())) == (len(good) + 1, {1})

@@ -84,6 +84,13 @@ MENDS = (
         "The same for update_spec.",
     ),
     Mend(
+        "Fireworks do not share values, append_wfs",
+        "fireworks.core.firework:Workflow.append_wf",
+        ".spec.update(m_launch.action.update_spec)",
+        ".spec.update(__import__('copy').deepcopy(m_launch.action.update_spec))",
+        "The same for the update_spec that Fireworks of append_wfs get from their parents.",
+    ),
+    Mend(
         "_pull_all works",
         "fireworks.utilities.dict_mods:apply_mod",
         "if action in DictMods().supported_actions:\n",

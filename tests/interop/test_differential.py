@@ -89,6 +89,7 @@ def history(links: str, *moves: Move) -> History:
 
 
 ADDED = {"fw_id": -1, "name": "added", "spec": {"_tasks": [TASK]}}
+TWO = {"fws": [ADDED, {**ADDED, "fw_id": -2}], "links": {}, "name": "two", "metadata": {}}
 LATER = History(
     ((2,), (2,), ()),
     tuple({"_tasks": [TASK], "_allow_fizzled_parents": True} for _ in range(3)),
@@ -116,6 +117,14 @@ MET = {
     ),
     "Fireworks do not share values, update_spec": history(
         "12 - -", told(update_spec={"new": []}, mod_spec=[{"_push": {"new": 1}}])
+    ),
+    "Fireworks do not share values, append_wfs": history(
+        "-",
+        told(
+            update_spec={"new": []},
+            mod_spec=[{"_push": {"new": 1}}],
+            append_wfs=[{"workflow": TWO, "parents": [], "detour": False}],
+        ),
     ),
     "_pull_all works": history("1 -", told(mod_spec=[{"_pull_all": {"l": [1, 2]}}])),
     "_rename to itself": history("1 -", told(mod_spec=[{"_rename": {"t": "t"}}])),
