@@ -12,6 +12,7 @@ from pymongo.database import Database
 from agent.mongod import Mongod, find_mongod
 from fwcore.launchpad import LaunchPad
 from tests.support import components
+from tests.support.agent import Site, Store
 from tests.support.fireworks import FireWorks, fireworks_venv
 from tests.support.mongod import Client, connect, write_launchpad_file
 
@@ -131,3 +132,15 @@ def lp(db_uri: str, lp_name: str) -> Iterator[LaunchPad]:
     launchpad = LaunchPad.from_uri(db_uri, lp_name)
     yield launchpad
     launchpad.close()
+
+
+@pytest.fixture
+def site(mongod: Mongod, lp_name: str, tmp_path: Path) -> Site:
+    """A user on a login node, whose database it is."""
+    return Site(tmp_path / "home", mongod, lp_name)
+
+
+@pytest.fixture
+def store(lp: LaunchPad, db: Database[dict[str, Any]]) -> Store:
+    """The same database as tests fill it and look at it."""
+    return Store(lp, db)

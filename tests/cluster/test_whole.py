@@ -6,7 +6,7 @@ from collections import Counter
 
 import pytest
 
-from tests.support.agent import Site, Store, wait_until
+from tests.support.agent import Site, wait_until
 from tests.support.fireworks import REPOSITORY
 
 LEVELS = (10, 20, 30)
@@ -37,11 +37,6 @@ def site(mongod, lp_name, tmp_path, slurm):
         },
     )
     return site
-
-
-@pytest.fixture
-def store(lp, db):
-    return Store(lp, db)
 
 
 def script(text, **spec):

@@ -12,7 +12,7 @@ import pytest
 
 from fwcore.worker import Worker
 from fwrunner.protocol import timestamp
-from tests.support.agent import TASKS, WORKER, Site, Store, wait_until
+from tests.support.agent import TASKS, WORKER, Site, wait_until
 from tests.support.proxy import Proxy
 
 COUNT = int(os.environ.get("FWAGENT_BACKLOG_N", "600"))
@@ -36,11 +36,6 @@ def site(mongod, lp_name, tmp_path, proxy):
         sync={"outbox_interval": 0.5, "sweep_interval": 5},
     )
     return site
-
-
-@pytest.fixture
-def store(lp, db):
-    return Store(lp, db)
 
 
 def reserved(store, site):

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.agent import Site, Store, wait_until
+from tests.support.agent import Site, wait_until
 from tests.support.fireworks import REPOSITORY
 
 # Each waits for as long as there is a file named after it. What sbatch has taken is in jobs, by its id.
@@ -60,11 +60,6 @@ def site(mongod, lp_name, tmp_path, fake):
         sync={"reconcile_interval": 86400, "outbox_interval": 0.2},
     )
     return site
-
-
-@pytest.fixture
-def store(lp, db):
-    return Store(lp, db)
 
 
 def run_job(site, store, fw_id):

@@ -2,18 +2,6 @@
 
 import pytest
 
-from tests.support.agent import Site, Store
-
-
-@pytest.fixture
-def site(mongod, lp_name, tmp_path):
-    return Site(tmp_path / "home", mongod, lp_name)
-
-
-@pytest.fixture
-def store(lp, db):
-    return Store(lp, db)
-
 
 def states(entries):
     return {entry["fw_id"]: entry["state"] for entry in entries}

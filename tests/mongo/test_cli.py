@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from fwrunner.protocol import write_atomic
-from tests.support.agent import TASKS, WORKER, Site, Store, stock_report, wait_until, write_toml
+from tests.support.agent import TASKS, WORKER, stock_report, wait_until, write_toml
 
 WORKFLOW = {
     "name": "pair",
@@ -21,16 +21,6 @@ WORKFLOW = {
     "links": {"1": [2]},
     "metadata": {},
 }
-
-
-@pytest.fixture
-def site(mongod, lp_name, tmp_path):
-    return Site(tmp_path / "home", mongod, lp_name)
-
-
-@pytest.fixture
-def store(lp, db):
-    return Store(lp, db)
 
 
 def nowhere(path, **login):

@@ -14,7 +14,6 @@ from tests.support.agent import (
     SHORT_LEASE,
     WORKER,
     Site,
-    Store,
     in_place,
     stock_report,
     wait_until,
@@ -23,16 +22,6 @@ from tests.support.listener import listening
 
 SCRIPT = {"_tasks": [{"_fw_name": "ScriptTask", "script": "true"}]}
 FAILS = {"_tasks": [{"_fw_name": "ScriptTask", "script": "exit 3"}]}
-
-
-@pytest.fixture
-def site(mongod, lp_name, tmp_path):
-    return Site(tmp_path / "home", mongod, lp_name)
-
-
-@pytest.fixture
-def store(lp, db):
-    return Store(lp, db)
 
 
 def only(rows):

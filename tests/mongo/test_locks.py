@@ -8,7 +8,7 @@ from datetime import datetime, timedelta, timezone
 import pytest
 
 from fwcore.launchpad import LaunchPad
-from tests.support.agent import Site, Store
+from tests.support.agent import Store
 from tests.support.launchpads import Wire, add, report, stage
 
 
@@ -126,11 +126,6 @@ def test_looking_takes_one_command_by_an_index(lp, lp_name, db_uri, db) -> None:
 
 
 # ------------------------------------------------------------------------------------- the commands
-
-
-@pytest.fixture
-def site(mongod, lp_name, tmp_path):
-    return Site(tmp_path / "home", mongod, lp_name)
 
 
 def test_status_names_it_and_unlock_releases_it(site, lp, db) -> None:

@@ -12,7 +12,6 @@ from tests.support.agent import (
     SHORT_LEASE,
     WORKER,
     Site,
-    Store,
     in_place,
     stock_report,
     wait_until,
@@ -24,11 +23,6 @@ def site(mongod, lp_name, tmp_path, mongo_client):
     # A wish would outlive the test in the shared database.
     mongo_client[lp_name].fwagent_leases.delete_many({})
     return Site(tmp_path / "home", mongod, lp_name)
-
-
-@pytest.fixture
-def store(lp, db):
-    return Store(lp, db)
 
 
 def holder(daemon):

@@ -11,16 +11,11 @@ from fwcore.documents import iso
 from fwcore.lost import lost_action
 from fwcore.tally import EDGES, Failure, period
 from fwrunner.protocol import write_atomic
-from tests.support.agent import WORKER, Site, Store
+from tests.support.agent import WORKER, Store
 
 NOW = datetime(2026, 11, 23, 14, 5, tzinfo=timezone.utc)
 DAY = timedelta(days=1)
 TRACE = "Traceback (most recent call last):\n  File x\nValueError: no such thing\n\n"
-
-
-@pytest.fixture
-def site(mongod, lp_name, tmp_path):
-    return Site(tmp_path / "home", mongod, lp_name)
 
 
 def counted(launchpad, span, worker="w"):

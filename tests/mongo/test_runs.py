@@ -10,14 +10,9 @@ import pytest
 
 from agent.runs import moment
 from fwrunner.protocol import timestamp, utcnow, write_atomic
-from tests.support.agent import FWAGENT, Site, Store
+from tests.support.agent import FWAGENT, Store
 
 NOW = datetime(2026, 3, 1, 12, tzinfo=timezone.utc)
-
-
-@pytest.fixture
-def site(mongod, lp_name, tmp_path):
-    return Site(tmp_path / "home", mongod, lp_name)
 
 
 @pytest.fixture
