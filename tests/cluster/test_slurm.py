@@ -72,7 +72,7 @@ def test_the_life_of_jobs(slurm, slurm_queue, open_queue, staged):
         staged(1, "exit 0"),
         staged(2, "exit 7"),
         staged(3, "kill -9 $$"),
-        staged(4, "sleep 600"),
+        staged(4, "exec sleep 600"),
         staged(5, "sleep 600", head="#!/bin/sh\n#SBATCH --hold\n"),
     )
     for number in (1, 2, 3):
