@@ -68,6 +68,12 @@ class Inotify:
                 del self._paths[watch]
                 self._libc.inotify_rm_watch(self._fd, watch)
 
+    def __len__(self) -> int:
+        return len(self._watches)
+
+    def __contains__(self, directory: object) -> bool:
+        return directory in self._watches
+
     @property
     def directories(self) -> set[str]:
         """What is watched: not what has been removed meanwhile."""

@@ -68,21 +68,21 @@ class Placement:
 
     def _newest_block(self) -> tuple[Path, int]:
         entries = _listing(self._root) if self._root.exists() else []
-        for block in sorted(entries, reverse=True):
-            if not block.name.startswith("block_"):
+        for name in sorted(entries, reverse=True):
+            if not name.startswith("block_"):
                 continue
             try:
-                launches = _listing(block)
+                launches = _listing(self._root / name)
             except (FileNotFoundError, NotADirectoryError):
                 continue
-            taken = sum(path.name.startswith("launcher_") for path in launches)
-            return block, LAUNCHES_PER_BLOCK - taken
+            taken = sum(name.startswith("launcher_") for name in launches)
+            return self._root / name, LAUNCHES_PER_BLOCK - taken
         return self._root / f"block_{self._stamp()}", LAUNCHES_PER_BLOCK
 
 
-def _listing(directory: Path) -> list[Path]:
+def _listing(directory: Path) -> list[str]:
     try:
-        return list(directory.iterdir())
+        return os.listdir(directory)  # noqa: PTH208 - names do, and a block may have many
     except (FileNotFoundError, NotADirectoryError):
         raise
     except OSError as error:

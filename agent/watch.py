@@ -97,7 +97,7 @@ class Watch:
     def watch_outbox(self, outbox: Path) -> None:
         """Wake the loop for whatever appears in the outbox, and find out whether events come at all."""
         place = str(outbox)
-        if self._inotify is None or place in self._inotify.directories:
+        if self._inotify is None or place in self._inotify:
             return
         if self._outbox is not None:
             self._inotify.remove(self._outbox)
@@ -119,20 +119,22 @@ class Watch:
         """Watch the directories of the newest launches, as many as the budget has, and no others."""
         if self._inotify is None:
             return
-        newest = [] if self._remote else sorted(places.items(), reverse=True)[: self._most]
-        wanted = {place for _launch_id, place in newest}
+        # By the numbers alone: pairs take ten times as long to sort.
+        numbers = [] if self._remote else sorted(places, reverse=True)[: self._most]
+        newest = [places[launch_id] for launch_id in numbers]
+        wanted = set(newest)
         watched = self._inotify.directories - {self._outbox}
         for place in watched - wanted:
             self._inotify.remove(place)
         # Those that were there: the newest first, should the kernel have no more.
-        for _launch_id, place in newest:
+        for place in newest:
             if place not in watched and not self._add(place):
                 return
 
     @property
     def count(self) -> int:
         """How many launch directories are watched."""
-        return len(self._inotify.directories - {self._outbox}) if self._inotify else 0
+        return len(self._inotify) - (self._outbox in self._inotify) if self._inotify else 0
 
     @property
     def remote(self) -> bool:
