@@ -278,17 +278,32 @@ def _service() -> Iterator[Check]:
     except service.ServiceError as error:
         yield Check("service", "warn", error.title, error.hint)
         return
+    yield _unit()
+    yield _linger()
+
+
+def _unit() -> Check:
     state = service.state(service.Service())
     if not state["installed"]:
-        yield Check(
-            "service", "warn", "systemd is there, fwagent.service is not", "fwagent service install"
-        )
-        return
-    good = state["active"] == "active"
-    told = f"{state['unit']} is {state['active']}" + (
-        f": {state['status']}" if state["status"] else ""
+        told = "systemd is there, fwagent.service is not"
+        return Check("service", "warn", told, "fwagent service install")
+    told = f"{state['unit']} is {state['active']}"
+    told += f": {state['status']}" if state["status"] else ""
+    if state["active"] != "active":
+        return Check("service", "warn", told, "fwagent service logs")
+    return Check("service", "pass", told)
+
+
+def _linger() -> Check:
+    hint = (
+        "loginctl enable-linger; where that is not allowed ask for it, or run fwagent sync by cron"
     )
-    yield Check("service", "pass" if good else "warn", told, "" if good else "fwagent service logs")
+    try:
+        if service.lingering():
+            return Check("linger", "pass", "services of yours go on after you log out")
+    except service.ServiceError as error:
+        return Check("linger", "warn", f"not known: {error.title}", hint)
+    return Check("linger", "warn", "services of yours end when you log out", hint)
 
 
 def _old_ways() -> Iterator[Check]:

@@ -126,6 +126,18 @@ def test_limits_of_the_scheduler(site, tmp_path):
         assert (check["verdict"], check["seen"]) == (verdict, told)
 
 
+def test_services_that_end_at_the_logout(site, tmp_path):
+    assert "linger" not in examined(site)
+    (tmp_path / "bin" / "systemctl.says").write_text("LoadState=not-found\n")
+    shown = only(examined(site)["linger"])
+    assert (shown["verdict"], shown["seen"][:20]) == ("warn", "not known: loginctl:")
+    for answer, verdict in (("no", "warn"), ("yes", "pass")):
+        (tmp_path / "bin" / "loginctl.says").write_text(f"Linger={answer}\n")
+        shown = only(examined(site)["linger"])
+        assert shown["verdict"] == verdict
+        assert shown["hint"].startswith("loginctl enable-linger") == (answer == "no")
+
+
 def test_a_quota_that_is_used_up(site, tmp_path):
     assert "quota" not in examined(site)
     (tmp_path / "bin" / "quota.says").write_text("Block limit reached on\n   /home\n")
