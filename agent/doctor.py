@@ -5,12 +5,13 @@ A check looks at one thing and changes nothing that lasts. What it cannot find o
 
 from __future__ import annotations
 
+import getpass
 import os
 import re
 import shutil
 import socket
 import stat
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -20,6 +21,7 @@ from agent.config import Config
 from agent.jobs import QueueSilent
 from agent.lease import describe, is_gone
 from agent.locks import seen
+from agent.queue.batch import LARGEST_ARRAY
 from agent.queue.command import run
 from agent.stage import prepare_root
 from fwcore.errors import FwagentError
@@ -45,6 +47,7 @@ _COMMANDS = {
 #: What tells the limits of a scheduler, and their names: of jobs that it keeps, of elements of an array. 0 is none.
 _LIMITS = {
     "slurm": (("scontrol", "show", "config"), "MaxJobCount", "MaxArraySize"),
+    "pbs": (("qstat", "-Bf"), "max_queued", "max_array_size"),
     "sge": (("qconf", "-sconf"), "max_u_jobs", "max_aj_tasks"),
     "lsf": (("bparams", "-a"), "MAX_JOB_NUM", "MAX_JOB_ARRAY_SIZE"),
 }
@@ -241,19 +244,42 @@ def _queue(config: Config) -> Iterator[Check]:
 def _limits(config: Config) -> Iterator[Check]:
     if config.queue.type not in _LIMITS:
         return
-    command, *names = _LIMITS[config.queue.type]
-    text = _said(*command)
-    found = {name: re.search(rf"^\s*{name}\W+(\d+)", text, re.MULTILINE) for name in names}
-    limits = {name: int(match[1]) for name, match in found.items() if match}
+    command, most_jobs, largest_array = _LIMITS[config.queue.type]
+    limits = {**_numbers(_said(*command), (most_jobs, largest_array)), **_own_limits(config)}
     if not limits:
         return
     told = ", ".join(f"{name} {value}" for name, value in limits.items())
-    most, wanted = limits.get(names[0], 0), config.launch.max_queued
-    if 0 < most < wanted:
+    told += f"; launch.max_queued is {config.launch.max_queued}"
+    array = limits.pop(largest_array, 0)
+    most = min((value for value in limits.values() if value), default=0)
+    if 0 < most < config.launch.max_queued:
         hint = "more is not lost, it waits; set launch.max_queued to what is left for you"
-        yield Check("limits", "warn", f"{told}; launch.max_queued is {wanted}", hint)
+        yield Check("limits", "warn", told, hint)
+    elif config.queue.array and 0 < array < min(LARGEST_ARRAY, config.launch.max_queued):
+        hint = "arrays that are refused are tried again as smaller ones: launching takes longer"
+        yield Check("limits", "warn", told, hint)
     else:
-        yield Check("limits", "pass", f"{told}; launch.max_queued is {wanted}")
+        yield Check("limits", "pass", told)
+
+
+def _numbers(text: str, names: Iterable[str]) -> dict[str, int]:
+    """Return those limits that a text tells; PBS has them for each of its users as ``[u:PBS_GENERIC=100]``."""
+    pattern = r"^\s*{}\W+(?:u:PBS_GENERIC=)?(\d+)"
+    found = {name: re.search(pattern.format(name), text, re.MULTILINE) for name in names}
+    return {name: int(match[1]) for name, match in found.items() if match}
+
+
+def _own_limits(config: Config) -> dict[str, int]:
+    """Return Slurm's limit of this user's jobs, of the account that has the lowest, where accounting tells."""
+    if config.queue.type != "slurm":
+        return {}
+    try:
+        user = getpass.getuser()
+    except (KeyError, OSError):  # a user id without a name
+        return {}
+    text = _said("sacctmgr", "-nP", "show", "associations", f"user={user}", "format=MaxSubmitJobs")
+    found = [int(line) for line in text.split() if line.isdigit()]
+    return {"MaxSubmitJobs": min(found)} if found else {}
 
 
 def _monitor(config: Config, path: Path) -> Iterator[Check]:

@@ -126,6 +126,27 @@ def test_limits_of_the_scheduler(site, tmp_path):
         assert (check["verdict"], check["seen"]) == (verdict, told)
 
 
+def test_limits_of_a_user_and_of_arrays(site, tmp_path):
+    names = ("sbatch", "squeue", "scancel", "scontrol", "sacctmgr", "qsub", "qstat", "qdel")
+    for name in names:
+        shutil.copy(tmp_path / "bin" / "quota", tmp_path / "bin" / name)
+    (tmp_path / "bin" / "scontrol.says").write_text("MaxArraySize = 40\nMaxJobCount = 10000\n")
+    site.configure(queue={"type": "slurm", "array": True}, launch={"max_queued": 50})
+    check = only(examined(site)["limits"])
+    assert (check["verdict"], check["hint"][:6]) == ("warn", "arrays")
+    (tmp_path / "bin" / "sacctmgr.says").write_text("\n30\n20\n")
+    check = only(examined(site)["limits"])
+    assert check["verdict"] == "warn"
+    assert "MaxSubmitJobs 20; launch.max_queued is 50" in check["seen"]
+    assert "launch.max_queued" in check["hint"]
+    says = "Server: s\n    max_array_size = 10000\n    max_queued = [u:PBS_GENERIC=20]\n"
+    (tmp_path / "bin" / "qstat.says").write_text(says)
+    site.configure(queue={"type": "pbs"}, launch={"max_queued": 50})
+    check = only(examined(site)["limits"])
+    told = "max_queued 20, max_array_size 10000; launch.max_queued is 50"
+    assert (check["verdict"], check["seen"]) == ("warn", told)
+
+
 def test_services_that_end_at_the_logout(site, tmp_path):
     assert "linger" not in examined(site)
     (tmp_path / "bin" / "systemctl.says").write_text("LoadState=not-found\n")
