@@ -23,6 +23,8 @@ from agent.lease import describe, is_gone
 from agent.locks import seen
 from agent.queue.batch import LARGEST_ARRAY
 from agent.queue.command import run
+from agent.queue.script import Scripts
+from agent.queue.settings import read_settings
 from agent.stage import prepare_root
 from fwcore.errors import FwagentError
 from fwcore.launchpad import LaunchPad
@@ -233,12 +235,20 @@ def _queue(config: Config) -> Iterator[Check]:
     if missing:
         hint = "load the scheduler's module, or correct queue.type; a service needs it in its PATH"
         yield Check("queue", "fail", f"{kind}: there is no {', '.join(missing)} on PATH", hint)
-    elif kind == "none":
+    command = _job_command(config)
+    if kind == "none":
         told = "none: you submit the FW_submit.script of each launch directory"
         yield Check("queue", "warn", told, 'queue.type = "slurm", "pbs", "sge", "lsf" or "local"')
-    else:
-        yield Check("queue", "pass", f"{kind}; jobs run `{config.runner}`")
+    elif not missing:
+        yield Check("queue", "pass", f"{kind}; jobs run `{command}`")
         yield from _limits(config)
+
+
+def _job_command(config: Config) -> str:
+    """Return what submit scripts run; raise ConfigError where none can be made."""
+    Scripts(config)
+    adapter = read_settings(config).adapter
+    return config.runner if adapter is None else str(adapter.values["rocket_launch"])
 
 
 def _limits(config: Config) -> Iterator[Check]:

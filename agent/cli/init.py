@@ -67,7 +67,7 @@ def init(
         return
     first.write(path, text, force=force)
     typer.echo(f"wrote {path}\n{first.about_root(choices.root)}")
-    typer.echo("next: fwagent doctor, then fwagent service install (or fwagent run)")
+    typer.echo("next: fwagent doctor --job, then fwagent service install (or fwagent run)")
 
 
 def _choices(

@@ -114,6 +114,19 @@ def test_commands_of_the_scheduler(site):
     assert check["seen"] == "lsf: there is no bsub, bjobs, bkill on PATH"
 
 
+def test_an_adapter_that_no_script_can_be_made_of(site, tmp_path):
+    for name in ("sbatch", "squeue", "scancel"):
+        shutil.copy(tmp_path / "bin" / "quota", tmp_path / "bin" / name)
+    adapter = tmp_path / "my_qadapter.yaml"
+    site.configure(queue={"type": "slurm", "file": str(adapter)})
+    for rocket, status in (("rlaunch singleshot", 1), ("rlaunch singleshot --offline", 0)):
+        adapter.write_text(f"_fw_q_type: SLURM\nrocket_launch: {rocket}\n")
+        check = only(examined(site, status=status)["queue"])
+        assert check["verdict"] == ("fail" if status else "pass")
+        assert f"{rocket}" in check["seen"]
+    assert check["seen"] == "slurm; jobs run `rlaunch singleshot --offline`"
+
+
 def test_limits_of_the_scheduler(site, tmp_path):
     for name in ("sbatch", "squeue", "scancel", "scontrol"):
         shutil.copy(tmp_path / "bin" / "quota", tmp_path / "bin" / name)
