@@ -5,12 +5,13 @@ A check looks at one thing and changes nothing that lasts. What it cannot find o
 
 from __future__ import annotations
 
+import getpass
 import os
 import re
 import shutil
 import socket
 import stat
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -20,7 +21,10 @@ from agent.config import Config
 from agent.jobs import QueueSilent
 from agent.lease import describe, is_gone
 from agent.locks import seen
+from agent.queue.batch import LARGEST_ARRAY
 from agent.queue.command import run
+from agent.queue.script import Scripts
+from agent.queue.settings import read_settings
 from agent.stage import prepare_root
 from fwcore.errors import FwagentError
 from fwcore.launchpad import LaunchPad
@@ -45,6 +49,7 @@ _COMMANDS = {
 #: What tells the limits of a scheduler, and their names: of jobs that it keeps, of elements of an array. 0 is none.
 _LIMITS = {
     "slurm": (("scontrol", "show", "config"), "MaxJobCount", "MaxArraySize"),
+    "pbs": (("qstat", "-Bf"), "max_queued", "max_array_size"),
     "sge": (("qconf", "-sconf"), "max_u_jobs", "max_aj_tasks"),
     "lsf": (("bparams", "-a"), "MAX_JOB_NUM", "MAX_JOB_ARRAY_SIZE"),
 }
@@ -230,30 +235,61 @@ def _queue(config: Config) -> Iterator[Check]:
     if missing:
         hint = "load the scheduler's module, or correct queue.type; a service needs it in its PATH"
         yield Check("queue", "fail", f"{kind}: there is no {', '.join(missing)} on PATH", hint)
-    elif kind == "none":
+    command = _job_command(config)
+    if kind == "none":
         told = "none: you submit the FW_submit.script of each launch directory"
         yield Check("queue", "warn", told, 'queue.type = "slurm", "pbs", "sge", "lsf" or "local"')
-    else:
-        yield Check("queue", "pass", f"{kind}; jobs run `{config.runner}`")
+    elif not missing:
+        yield Check("queue", "pass", f"{kind}; jobs run `{command}`")
         yield from _limits(config)
+
+
+def _job_command(config: Config) -> str:
+    """Return what submit scripts run; raise ConfigError where none can be made."""
+    Scripts(config)
+    adapter = read_settings(config).adapter
+    return config.runner if adapter is None else str(adapter.values["rocket_launch"])
 
 
 def _limits(config: Config) -> Iterator[Check]:
     if config.queue.type not in _LIMITS:
         return
-    command, *names = _LIMITS[config.queue.type]
-    text = _said(*command)
-    found = {name: re.search(rf"^\s*{name}\W+(\d+)", text, re.MULTILINE) for name in names}
-    limits = {name: int(match[1]) for name, match in found.items() if match}
+    command, most_jobs, largest_array = _LIMITS[config.queue.type]
+    limits = {**_numbers(_said(*command), (most_jobs, largest_array)), **_own_limits(config)}
     if not limits:
         return
     told = ", ".join(f"{name} {value}" for name, value in limits.items())
-    most, wanted = limits.get(names[0], 0), config.launch.max_queued
-    if 0 < most < wanted:
+    told += f"; launch.max_queued is {config.launch.max_queued}"
+    array = limits.pop(largest_array, 0)
+    most = min((value for value in limits.values() if value), default=0)
+    if 0 < most < config.launch.max_queued:
         hint = "more is not lost, it waits; set launch.max_queued to what is left for you"
-        yield Check("limits", "warn", f"{told}; launch.max_queued is {wanted}", hint)
+        yield Check("limits", "warn", told, hint)
+    elif config.queue.array and 0 < array < min(LARGEST_ARRAY, config.launch.max_queued):
+        hint = "arrays that are refused are tried again as smaller ones: launching takes longer"
+        yield Check("limits", "warn", told, hint)
     else:
-        yield Check("limits", "pass", f"{told}; launch.max_queued is {wanted}")
+        yield Check("limits", "pass", told)
+
+
+def _numbers(text: str, names: Iterable[str]) -> dict[str, int]:
+    """Return those limits that a text tells; PBS has them for each of its users as ``[u:PBS_GENERIC=100]``."""
+    pattern = r"^\s*{}\W+(?:u:PBS_GENERIC=)?(\d+)"
+    found = {name: re.search(pattern.format(name), text, re.MULTILINE) for name in names}
+    return {name: int(match[1]) for name, match in found.items() if match}
+
+
+def _own_limits(config: Config) -> dict[str, int]:
+    """Return Slurm's limit of this user's jobs, of the account that has the lowest, where accounting tells."""
+    if config.queue.type != "slurm":
+        return {}
+    try:
+        user = getpass.getuser()
+    except (KeyError, OSError):  # a user id without a name
+        return {}
+    text = _said("sacctmgr", "-nP", "show", "associations", f"user={user}", "format=MaxSubmitJobs")
+    found = [int(line) for line in text.split() if line.isdigit()]
+    return {"MaxSubmitJobs": min(found)} if found else {}
 
 
 def _monitor(config: Config, path: Path) -> Iterator[Check]:
@@ -278,17 +314,32 @@ def _service() -> Iterator[Check]:
     except service.ServiceError as error:
         yield Check("service", "warn", error.title, error.hint)
         return
+    yield _unit()
+    yield _linger()
+
+
+def _unit() -> Check:
     state = service.state(service.Service())
     if not state["installed"]:
-        yield Check(
-            "service", "warn", "systemd is there, fwagent.service is not", "fwagent service install"
-        )
-        return
-    good = state["active"] == "active"
-    told = f"{state['unit']} is {state['active']}" + (
-        f": {state['status']}" if state["status"] else ""
+        told = "systemd is there, fwagent.service is not"
+        return Check("service", "warn", told, "fwagent service install")
+    told = f"{state['unit']} is {state['active']}"
+    told += f": {state['status']}" if state["status"] else ""
+    if state["active"] != "active":
+        return Check("service", "warn", told, "fwagent service logs")
+    return Check("service", "pass", told)
+
+
+def _linger() -> Check:
+    hint = (
+        "loginctl enable-linger; where that is not allowed ask for it, or run fwagent sync by cron"
     )
-    yield Check("service", "pass" if good else "warn", told, "" if good else "fwagent service logs")
+    try:
+        if service.lingering():
+            return Check("linger", "pass", "services of yours go on after you log out")
+    except service.ServiceError as error:
+        return Check("linger", "warn", f"not known: {error.title}", hint)
+    return Check("linger", "warn", "services of yours end when you log out", hint)
 
 
 def _old_ways() -> Iterator[Check]:

@@ -13,8 +13,9 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from agent.config import ConfigError
+from agent.config import ConfigError, read_adapter_file
 from agent.filesystem import mount_of
+from agent.queue.settings import is_offline
 from fwcore.settings import load_settings, read_launchpad_file, read_worker_file
 
 _CONFIG_HINT = "FireWorks reads this file, too: mend or remove it"
@@ -143,6 +144,8 @@ def _lines(choices: Choices) -> Iterator[str]:
         yield f"type = {_text(choices.queue)}"
     if choices.queue_file is not None:
         yield f"file = {_text(choices.queue_file)}   # FireWorks' own; the scheduler and its scripts"
+        if not is_offline(read_adapter_file(choices.queue_file).get("rocket_launch")):
+            yield 'runner = "python3 -m fwrunner"   # for its rocket_launch, which does not run offline'
     elif choices.queue not in ("local", "none"):
         yield '# options = { account = "...", walltime = "02:00:00", nodes = 1 }   # for submit scripts'
     if choices.queue != "local":

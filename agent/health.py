@@ -17,6 +17,8 @@ from fwrunner.protocol import Unreadable, read_json, timestamp, write_atomic
 STATUS_FILE = "status.json"
 #: Seconds between two writes of a status that says nothing new but the time.
 _INTERVAL = 10.0
+#: Minutes of which it is known what was done in them.
+_RECENT = 60
 
 
 @dataclass
@@ -32,6 +34,7 @@ class Health:
     passes: int = 0
     database_down_since: str | None = None
     last_error: str | None = None
+    last_hint: str = ""
     last_error_on: str | None = None
     errors: int = 0
     open_launches: int = 0
@@ -45,13 +48,15 @@ class Health:
     #: Reports of the backlog that are applied now: {"done", "total"}.
     backlog: dict[str, int] = field(default_factory=dict)
     last_latency: float | None = None
+    #: Of the past hour, the minutes in which something was done: [minute since the epoch, applied, submitted].
+    recent: list[list[int]] = field(default_factory=list)
     locks: list[dict[str, Any]] = field(default_factory=list)
     #: What people want of it, as `agent.modes.document`.
     wish: dict[str, Any] = field(default_factory=dict)
 
-    def failed(self, title: str) -> None:
-        """Note an error of ours."""
-        self.last_error, self.last_error_on = title, timestamp()
+    def failed(self, title: str, hint: str = "") -> None:
+        """Note an error of ours, and what to do about it."""
+        self.last_error, self.last_hint, self.last_error_on = title, hint, timestamp()
         self.errors += 1
 
     def passed(self) -> None:
@@ -64,6 +69,9 @@ class Health:
         """Count what a pass did; ``latency`` is in seconds, of the slowest report in it."""
         self.applied += len(result.applied)
         self.submitted += len(result.submitted)
+        self.recent = counted(
+            self.recent, this_minute(), len(result.applied), len(result.submitted)
+        )
         self.open_launches = open_launches
         self.last_latency = latency if latency is not None else self.last_latency
 
@@ -84,6 +92,31 @@ class Health:
     def database_down(self) -> None:
         """Note since when the database has not answered."""
         self.database_down_since = self.database_down_since or timestamp()
+
+
+def this_minute() -> int:
+    """Return the present minute since the epoch."""
+    return int(time.time() // 60)
+
+
+def counted(recent: list[list[int]], minute: int, applied: int, submitted: int) -> list[list[int]]:
+    """Return ``Health.recent`` with what was done in a minute, without what is over an hour old."""
+    if not applied and not submitted:
+        return recent
+    kept = [entry for entry in recent if minute - _RECENT < entry[0] < minute]
+    before = [entry for entry in recent if entry[0] == minute] or [[minute, 0, 0]]
+    return [*kept, [minute, before[0][1] + applied, before[0][2] + submitted]]
+
+
+def past_hour(recent: object, minute: int) -> tuple[int, int]:
+    """Return how many reports were applied and jobs submitted in the hour before a minute, of any JSON."""
+    entries = [
+        entry
+        for entry in (recent if isinstance(recent, list) else [])
+        if isinstance(entry, list) and len(entry) == 3 and all(type(n) is int for n in entry)
+    ]
+    new = [entry for entry in entries if minute - _RECENT < entry[0] <= minute]
+    return sum(entry[1] for entry in new), sum(entry[2] for entry in new)
 
 
 class StatusFile:

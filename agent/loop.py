@@ -547,7 +547,7 @@ class Agent:
         pause = self._passes.failed()
         if self._faults.news(error.title, time.monotonic()):
             self._log.error(error.title, hint=error.hint, next_try_in=pause)
-        self._health.failed(error.title)
+        self._health.failed(error.title, error.hint)
 
     def _succeeded(self) -> None:
         self._passes.succeeded()
@@ -584,7 +584,7 @@ class Agent:
 
     def _keep_config(self, reason: str, hint: str) -> None:
         self._log.error("the old configuration stays in force", reason=reason, hint=hint)
-        self._health.failed(f"the new configuration is not in force: {reason}")
+        self._health.failed(f"the new configuration is not in force: {reason}", hint)
 
     def _end(self) -> None:
         self._notifier.stopping()

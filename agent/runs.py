@@ -55,7 +55,7 @@ def cells(row: dict[str, Any], now: datetime) -> list[str]:
         str(row["launch_id"]),
         _cut(row["job_id"] or "-", _JOB),
         _local(row["started"]),
-        _span(row["runtime"]),
+        span(row["runtime"]),
         _ago(seen, now) if row["state"] == "RUNNING" else "-",
         "-" if ping.get("task") is None else f"{ping['task'] + 1:.0f}",
         "-" if ping.get("rss") is None else f"{ping['rss'] / 1e6:.0f}",
@@ -74,10 +74,11 @@ def _local(text: str | None) -> str:
 
 def _ago(text: str | None, now: datetime) -> str:
     found = parse_time(text)
-    return "-" if found is None else f"{_span((now - found).total_seconds())} ago"
+    return "-" if found is None else f"{span((now - found).total_seconds())} ago"
 
 
-def _span(seconds: float | None) -> str:
+def span(seconds: float | None) -> str:
+    """Return a span of time for people: ``45s``, ``3h``; ``-`` for None."""
     if seconds is None:
         return "-"
     whole = max(0, round(seconds))

@@ -198,13 +198,18 @@ def check_manager() -> None:
 
 def lingers() -> bool:
     """Have the user's services go on after logout, if that is allowed; tell whether they will."""
-    user = str(os.getuid())
     try:
-        if "yes" not in _run(["loginctl", "show-user", user, "--property=Linger"], _TIMEOUT):
+        if not lingering():
             _run(["loginctl", "enable-linger"], _TIMEOUT)
     except ServiceError:
         return False
     return True
+
+
+def lingering() -> bool:
+    """Tell whether the user's services go on after logout; raise ServiceError where that is not told."""
+    told = _run(["loginctl", "show-user", str(os.getuid()), "--property=Linger"], _TIMEOUT)
+    return "yes" in told
 
 
 def state(service: Service) -> dict[str, Any]:

@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import os
 import socket
+from textwrap import wrap
 from typing import Any
 
 from agent import modes, running
 from agent.config import Config
-from agent.health import backlog, read_status
+from agent.health import backlog, past_hour, read_status, this_minute
 from agent.lease import is_gone
 from agent.locks import seen
 from agent.notes import read_notes
+from agent.runs import span
+from fwcore.documents import parse_time
 from fwcore.errors import DatabaseRefused, DatabaseUnreachable
-from fwcore.launchpad.records import Refusal, Wish
+from fwcore.launchpad import LaunchPad
+from fwcore.launchpad.records import Lease, Refusal, Wish
 from fwcore.states import RANKS
+from fwrunner.protocol import timestamp
 
 #: Seconds that `status` waits for the database.
 _TIMEOUT = 3.0
@@ -24,79 +29,119 @@ _LOCKS = 5
 _LOST = 5
 #: Refused writes whose reasons are told.
 _REFUSED = 5
+#: Columns of a line, and of its label; lines that a long text may take.
+_WIDTH, _LABEL, _MOST_LINES = 100, 11, 3
+#: Keys that only the database can answer.
+_FROM_DATABASE = ("fireworks", "launches", "running", "locks", "refused")
 
 
 def collect(config: Config) -> dict[str, Any]:
     """Return the status document; never raises for a database that is down.
 
-    Keys: ``worker``; ``agent`` {``state``, ``host``, ``pid``, ``since``, ``last_pass``, ``mode``, ``wish``:
-    {``mode``: `run`, `drain` or `pause`, ``by``, ``on``, ``followed``: null while no agent is there to answer}};
-    ``database`` {``where``, ``reachable``, ``error``, ``down_since``}; ``fireworks`` {state: count} and
-    ``launches`` {``open``, ``RESERVED``, ``RUNNING``}, null when the database is down; ``running``, the newest
-    of these as in ``agent.running.pings``, likewise; ``backlog``
-    {``reports``, ``oldest_seconds``, ``applying``: {``done``, ``total``} of what a pass is applying now, or null};
-    ``events`` {``kind``, ``watched``, ``trouble``}: what file events tell there, how many launch directories are
-    watched, why there are not more; ``queue`` {``silent_since``, ``reason``}, nulls while it answers; ``lost``, a
-    list of {``launch_id``, ``fw_id``, ``job_id``, ``reason``, ``on``}: jobs that are lost and whose launches were left
-    as they are; ``locks``, those that nobody is known to hold, as in ``agent.locks.seen``, null
-    when the database is down; ``refused`` {``count``, ``newest``: at most 5 of {``collection``, ``id``,
-    ``reason``, ``on``}}, writes that the server will never take, null when the database is down; ``counts`` since
-    the agent's start; ``last_error``.
+    Keys: ``worker``; ``on``, the time of this look; ``agent`` {``state``, ``host``, ``pid``, ``since``, ``last_pass``,
+    ``mode``, ``wish``: {``mode``: `run`, `drain` or `pause`, ``by``, ``on``, ``followed``: null while no agent is there
+    to answer}}; ``database`` {``where``, ``reachable``, ``error``, ``hint``, ``down_since``}; ``fireworks`` {state:
+    count} and ``launches`` {``open``, ``RESERVED``, ``RUNNING``}, null when the database is down; ``running``, the
+    newest of these as in ``agent.running.pings``, likewise; ``backlog`` {``reports``, ``oldest_seconds``,
+    ``applying``: {``done``, ``total``} of what a pass is applying now, or null}; ``events`` {``kind``, ``watched``,
+    ``trouble``}: what file events tell there, how many launch directories are watched, why there are not more;
+    ``queue`` {``type``, ``silent_since``, ``reason``}, the latter two null while it answers; ``lost``, a list of
+    {``launch_id``, ``fw_id``, ``job_id``, ``reason``, ``on``}: jobs that are lost and whose launches were left as they
+    are; ``locks``, those that nobody is known to hold, as in ``agent.locks.seen``, null when the database is down;
+    ``refused`` {``count``, ``newest``: at most 5 of {``collection``, ``id``, ``reason``, ``on``}}, writes that the
+    server will never take, null when the database is down; ``rates`` {``applied``, ``submitted``: in the past hour,
+    ``latency``: seconds of the slowest report of the newest pass that brought any}; ``counts`` since the agent's start;
+    ``last_error`` {``title``, ``hint``, ``on``}.
     """
     told = read_status(config.private) or {}
-    worker = config.fworker().name
     launchpad = config.connect(timeout=_TIMEOUT)
-    document: dict[str, Any] = {
-        "worker": worker,
+    document = {
+        "worker": config.fworker().name,
+        "on": timestamp(),
         "agent": _agent(told),
-        "database": {
-            "where": launchpad.where,
-            "reachable": True,
-            "error": None,
-            "down_since": told.get("database_down_since"),
-        },
-        "fireworks": None,
-        "launches": None,
-        "running": None,
+        "database": _database(launchpad.where, told),
+        **dict.fromkeys(_FROM_DATABASE),
         "backlog": {**backlog(config.private / "outbox"), "applying": told.get("backlog") or None},
-        "events": {
-            "kind": told.get("events") or None,
-            "watched": told.get("watched", 0),
-            "trouble": told.get("watch_trouble") or None,
-        },
+        "events": _events(told),
         **_queue(config),
-        "locks": None,
-        "refused": None,
+        "rates": _rates(told),
         "counts": {key: told.get(key, 0) for key in ("passes", "applied", "submitted", "deferred")},
-        "last_error": {"title": told.get("last_error"), "on": told.get("last_error_on")},
+        "last_error": _last_error(told),
     }
     try:
-        lease = launchpad.lease(worker)
-        wish = lease[0].wish if lease else launchpad.wish(worker)
-        live = lease is not None and lease[1]
-        followed = lease[0].followed >= wish.number if lease and live else None
-        document["agent"]["wish"] = modes.document(wish, followed=followed)
-        document["fireworks"] = launchpad.counts()
-        launches = launchpad.open_launches(worker)
-        document["launches"] = {"open": len(launches), **launchpad.active_count(worker)}
-        document["running"] = running.pings(launches)
-        document["locks"] = seen(launchpad.locks(is_gone=is_gone), told.get("locks") or [])
-        document["refused"] = _refused(*launchpad.refused(_REFUSED))
+        lease = _asked(document, launchpad)
+        document |= _counted(launchpad, document["worker"], told.get("locks") or [])
     except (DatabaseUnreachable, DatabaseRefused) as error:
-        document["database"].update(reachable=False, error=error.title)
+        document["database"].update(reachable=False, error=error.title, hint=error.hint or None)
     else:
-        if lease is not None and lease[1]:
-            document["agent"].update(
-                state="running",
-                host=lease[0].host,
-                pid=lease[0].pid,
-                since=lease[0].since.isoformat(),
-            )
-        elif document["agent"]["state"] == "running":
-            document["agent"]["state"] = "waking"
+        _seen_by_lease(document["agent"], lease)
     finally:
         launchpad.close()
     return document
+
+
+def _database(where: str, told: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "where": where,
+        "reachable": True,
+        "error": None,
+        "hint": None,
+        "down_since": told.get("database_down_since"),
+    }
+
+
+def _events(told: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "kind": told.get("events") or None,
+        "watched": told.get("watched", 0),
+        "trouble": told.get("watch_trouble") or None,
+    }
+
+
+def _rates(told: dict[str, Any]) -> dict[str, Any]:
+    applied, submitted = past_hour(told.get("recent"), this_minute())
+    latency = told.get("last_latency")
+    known = latency if isinstance(latency, (int, float)) else None
+    return {"applied": applied, "submitted": submitted, "latency": known}
+
+
+def _last_error(told: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "title": told.get("last_error"),
+        "hint": told.get("last_hint") or None,
+        "on": told.get("last_error_on"),
+    }
+
+
+def _asked(document: dict[str, Any], launchpad: LaunchPad) -> tuple[Lease, bool] | None:
+    """Note what people want of the agent; return its lease, and whether that is live."""
+    worker = document["worker"]
+    lease = launchpad.lease(worker)
+    wish = lease[0].wish if lease else launchpad.wish(worker)
+    followed = lease[0].followed >= wish.number if lease and lease[1] else None
+    document["agent"]["wish"] = modes.document(wish, followed=followed)
+    return lease
+
+
+def _counted(
+    launchpad: LaunchPad, worker: str, known_locks: list[dict[str, Any]]
+) -> dict[str, Any]:
+    launches = launchpad.open_launches(worker)
+    return {
+        "fireworks": launchpad.counts(),
+        "launches": {"open": len(launches), **launchpad.active_count(worker)},
+        "running": running.pings(launches),
+        "locks": seen(launchpad.locks(is_gone=is_gone), known_locks),
+        "refused": _refused(*launchpad.refused(_REFUSED)),
+    }
+
+
+def _seen_by_lease(agent: dict[str, Any], lease: tuple[Lease, bool] | None) -> None:
+    if lease is not None and lease[1]:
+        held = lease[0]
+        agent.update(state="running", host=held.host, pid=held.pid, since=held.since.isoformat())
+    elif agent["state"] == "running":
+        agent["state"] = "waking"
 
 
 def _queue(config: Config) -> dict[str, Any]:
@@ -104,7 +149,11 @@ def _queue(config: Config) -> dict[str, Any]:
     silent = notes.get("silent", {})
     told = [entry for entry in notes.get("told", {}).values() if isinstance(entry, dict)]
     return {
-        "queue": {"silent_since": silent.get("since"), "reason": silent.get("reason")},
+        "queue": {
+            "type": config.queue.type,
+            "silent_since": silent.get("since"),
+            "reason": silent.get("reason"),
+        },
         "lost": sorted(told, key=lambda entry: str(entry.get("on")), reverse=True),
     }
 
@@ -152,48 +201,104 @@ def _seen_from_here(host: object, pid: object) -> str:
 
 def lines(document: dict[str, Any]) -> list[str]:
     """Return the status for people, at most 100 columns wide."""
-    agent, database, backlog = document["agent"], document["database"], document["backlog"]
-    found = [f"worker     {document['worker']}", f"agent      {_agent_line(agent)}"]
-    if asked := modes.told(agent["wish"]):
-        found.append(f"mode       {asked}")
-        found.append(f"           {modes.WORDS[agent['wish']['mode']][1]}; end it: fwagent resume")
-    if database["reachable"]:
-        found.append(f"database   {database['where']}: answers")
-    else:
-        since = f" since {database['down_since']}" if database["down_since"] else ""
-        refused = str(database["error"]).startswith(f"the database at {database['where']} refused")
-        what = "refuses" if refused else "does not answer"
-        found.append(f"database   {database['where']}: {what}{since}")
-        found.append(
-            "           nothing is lost: reports stay in the launch directories until it does"
-        )
+    agent, deferred = document["agent"], document["counts"]["deferred"]
+    found = [f"worker     {document['worker']}", *_agent_lines(document)]
+    found += _mode_lines(agent["wish"])
+    found += _database_lines(document["database"])
     if document["launches"] is not None:
-        launches, fireworks = document["launches"], document["fireworks"]
-        states = [f"{n} {state}" for state, n in sorted(fireworks.items(), key=_by_rank)]
-        found.append(f"fireworks  {', '.join(states) or 'none'}")
-        found.append(
-            f"launches   {launches['RESERVED']} in the queue, {launches['RUNNING']} running, "
-            f"{launches['open']} may still report"
-        )
-        found += running.lines(document["running"], launches["RUNNING"])
-    age = backlog["oldest_seconds"]
-    waiting = (
-        f"{backlog['reports']} reports, the oldest {age:.0f} s old" if age is not None else "none"
-    )
-    if applying := backlog["applying"]:
-        waiting += f"; {applying['done']} of {applying['total']} are applied"
-    found.append(f"backlog    {waiting}")
+        found += _launch_lines(document)
+    found.append(_queue_line(document["queue"], serving=agent["state"] == "running"))
+    found.append(f"backlog    {_backlog(document['backlog'])}")
     found += _events_lines(document["events"])
-    found += _queue_lines(document["queue"], document["lost"])
+    found += _lost_lines(document["lost"])
     found += _lock_lines(document["locks"] or [])
     found += _refused_lines(document["refused"] or {"count": 0, "newest": []})
-    if deferred := document["counts"]["deferred"]:
+    if deferred:
         found.append(f"deferred   {deferred}, looked at again and again; the agent's log says why")
-    if document["last_error"]["title"]:
+    found += _error_lines(document)
+    return [part for line in found for part in _fitted(line)]
+
+
+def _fitted(line: str) -> list[str]:
+    """Return a line in as many as it takes; a job, a host or a server may have written parts of it."""
+    plain = "".join(each if each.isprintable() else "?" for each in line)
+    indent = " " * _LABEL
+    if len(plain) <= _WIDTH:
+        return [plain]
+    return wrap(plain, _WIDTH, subsequent_indent=indent, max_lines=_MOST_LINES, placeholder=" ...")
+
+
+def _agent_lines(document: dict[str, Any]) -> list[str]:
+    agent, rates = document["agent"], document["rates"]
+    found = [f"agent      {_agent_line(agent)}"]
+    if agent["last_pass"]:
+        took = rates["latency"]
+        last = f" (the last took {took:.1f} s)" if took is not None and rates["applied"] else ""
         found.append(
-            f"last error {document['last_error']['title']} ({document['last_error']['on']})"
+            f"last pass  {_age(agent['last_pass'], document['on'])} ago; past hour: "
+            f"{rates['applied']} reports applied{last}, {rates['submitted']} jobs submitted"
         )
-    return [line if len(line) <= 100 else line[:97] + "..." for line in found]
+    return found
+
+
+def _age(then: object, now: str) -> str:
+    begin, end = parse_time(then), parse_time(now)
+    return span((end - begin).total_seconds()) if begin and end else "-"
+
+
+def _mode_lines(wish: dict[str, Any]) -> list[str]:
+    asked = modes.told(wish)
+    if not asked:
+        return []
+    does = modes.WORDS[wish["mode"]][1]
+    return [f"mode       {asked}", f"           {does}; end it: fwagent resume"]
+
+
+def _database_lines(database: dict[str, Any]) -> list[str]:
+    where = database["where"]
+    if database["reachable"]:
+        return [f"database   {where}: answers"]
+    since = f" since {str(database['down_since'])[:19]}" if database["down_since"] else ""
+    refused = str(database["error"]).startswith(f"the database at {where} refused")
+    found = [f"database   {where}: {'refuses' if refused else 'does not answer'}{since}"]
+    reason = str(database["error"]).partition(f"{where} ")[2].partition(": ")[2]
+    hint = database["hint"] or ""
+    kept = "nothing is lost: reports stay in the launch directories until it does"
+    found += [f"           {reason}"] if reason else []
+    found += [f"           -> {hint}"] if hint else []
+    return found if "nothing is lost" in hint else [*found, f"           {kept}"]
+
+
+def _launch_lines(document: dict[str, Any]) -> list[str]:
+    launches, fireworks = document["launches"], document["fireworks"]
+    states = [f"{n} {state}" for state, n in sorted(fireworks.items(), key=_by_rank)]
+    active = f"{launches['RESERVED']} in the queue, {launches['RUNNING']} running"
+    return [
+        f"fireworks  {', '.join(states) or 'none'}",
+        f"launches   {active}, {launches['open']} may still report",
+        *running.lines(document["running"], launches["RUNNING"]),
+    ]
+
+
+def _backlog(backlog: dict[str, Any]) -> str:
+    age, applying = backlog["oldest_seconds"], backlog["applying"]
+    waiting = (
+        f"{backlog['reports']} reports, the oldest {span(age)} old" if age is not None else "none"
+    )
+    if applying:
+        waiting += f"; {applying['done']} of {applying['total']} are applied"
+    return waiting
+
+
+def _error_lines(document: dict[str, Any]) -> list[str]:
+    error, database = document["last_error"], document["database"]
+    same = not database["reachable"] and str(error["title"]).startswith(
+        f"the database at {database['where']} "
+    )
+    if not error["title"] or same:
+        return []
+    found = [f"last error {_age(error['on'], document['on'])} ago: {error['title']}"]
+    return [*found, f"           -> {error['hint']}"] if error["hint"] else found
 
 
 def _events_lines(events: dict[str, Any]) -> list[str]:
@@ -203,12 +308,17 @@ def _events_lines(events: dict[str, Any]) -> list[str]:
     return [*found, f"           {events['trouble']}"] if events["trouble"] else found
 
 
-def _queue_lines(queue: dict[str, Any], lost: list[dict[str, Any]]) -> list[str]:
-    found = []
+def _queue_line(queue: dict[str, Any], *, serving: bool) -> str:
     if queue["silent_since"]:
-        found.append(
-            f"queue      does not answer since {queue['silent_since'][:19]}: {queue['reason']}"
-        )
+        since = queue["silent_since"][:19]
+        return f"queue      {queue['type']}: does not answer since {since}: {queue['reason']}"
+    if queue["type"] == "none":
+        return "queue      none: the scripts in launch directories are yours to submit"
+    return f"queue      {queue['type']}{': answers' if serving else ''}"
+
+
+def _lost_lines(lost: list[dict[str, Any]]) -> list[str]:
+    found = []
     for entry in lost[:_LOST]:
         what = f"launch {entry.get('launch_id')} of Firework {entry.get('fw_id')}"
         found.append(f"lost       {what}: {entry.get('reason')}")
@@ -245,7 +355,7 @@ def _agent_line(agent: dict[str, Any]) -> str:
     if agent["state"] == "down":
         last = f"; it last ran on {agent['host']}" if agent["host"] else ""
         return f"not running{last}. Start it: fwagent run"
-    where = f"on {agent['host']}, process {agent['pid']}, since {agent['since']}"
+    where = f"on {agent['host']}, process {agent['pid']}, since {str(agent['since'])[:19]}"
     mode = agent["mode"] if agent["mode"] not in (None, "serving") else agent["state"]
     return f"{mode} {where}"
 

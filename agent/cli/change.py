@@ -67,7 +67,7 @@ class _Selection:
         if self.name:
             parts.append({"name": self.name})
         if self.state:
-            parts.append({"state": _known_state(self.state)})
+            parts.append({"state": known_state(self.state)})
         if self.query:
             parts.append(_parsed(self.query))
         if not parts:
@@ -75,7 +75,8 @@ class _Selection:
         return {"$and": parts}
 
 
-def _known_state(state: str) -> str:
+def known_state(state: str) -> str:
+    """Return a state as FireWorks writes it; raise BadParameter for another word."""
     from fwcore.states import RANKS
 
     if state.upper() not in RANKS:

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from agent.cli import ConfigOption, chosen
+
+if TYPE_CHECKING:
+    from agent.first import Choices
 
 
 def add_to(app: typer.Typer) -> None:
@@ -47,29 +51,14 @@ def init(
     It points at my_launchpad.yaml, my_fworker.yaml and my_qadapter.yaml, detects the scheduler, and asks only
     what it cannot find out (nothing with --yes).
     """
-    import socket
-
     from agent import first
     from agent.config import ConfigError, config_path, parse_config
 
     path = config_path(chosen(ctx, config))
     if path.exists() and not (force or dry_run):
         raise ConfigError(f"{path} is there already", "keep it, or have it replaced: --force")
-    found = first.find_fireworks(os.environ, Path.cwd())
-    asked = not yes and not dry_run and sys.stdin.isatty()
-    worker_file = None if worker else found.worker
-    host = socket.gethostname().partition(".")[0]
-    kind = queue or ("" if found.queue else first.scheduler())
-    choices = first.Choices(
-        launchpad=launchpad or (None if uri_file else found.launchpad),
-        uri_file=uri_file.absolute() if uri_file else None,
-        database=database,
-        worker_file=worker_file,
-        worker=worker or ("" if worker_file else _answer("Name of this worker", host, asked)),
-        root=root or _answer("Launch directories below", first.usual_root(os.environ), asked),
-        queue=kind,
-        queue_file=found.queue if kind not in ("local", "none") else None,
-    )
+    ask = _asked if not (yes or dry_run) and sys.stdin.isatty() else _unasked
+    choices = _choices(launchpad, uri_file, database, worker, root, queue, ask)
     first.check(choices)
     text = first.toml(choices)
     parse_config(text, path)
@@ -78,8 +67,42 @@ def init(
         return
     first.write(path, text, force=force)
     typer.echo(f"wrote {path}\n{first.about_root(choices.root)}")
-    typer.echo("next: fwagent doctor, then fwagent service install (or fwagent run)")
+    typer.echo("next: fwagent doctor --job, then fwagent service install (or fwagent run)")
 
 
-def _answer(question: str, default: str, asked: bool) -> str:
-    return str(typer.prompt(question, default=default)) if asked else default
+def _choices(
+    launchpad: Path | None,
+    uri_file: Path | None,
+    database: str,
+    worker: str,
+    root: str,
+    queue: str,
+    ask: Callable[[str, str], str],
+) -> Choices:
+    """Return what was given, else what FireWorks' files and this host tell, else what ``ask`` answers."""
+    import socket
+
+    from agent import first
+
+    found = first.find_fireworks(os.environ, Path.cwd())
+    worker_file = None if worker else found.worker
+    host = socket.gethostname().partition(".")[0]
+    kind = queue or ("" if found.queue else first.scheduler())
+    return first.Choices(
+        launchpad=launchpad or (None if uri_file else found.launchpad),
+        uri_file=uri_file.absolute() if uri_file else None,
+        database=database,
+        worker_file=worker_file,
+        worker=worker or ("" if worker_file else ask("Name of this worker", host)),
+        root=root or ask("Launch directories below", first.usual_root(os.environ)),
+        queue=kind,
+        queue_file=found.queue if kind not in ("local", "none") else None,
+    )
+
+
+def _asked(question: str, default: str) -> str:
+    return str(typer.prompt(question, default=default))
+
+
+def _unasked(_question: str, default: str) -> str:
+    return default

@@ -110,6 +110,7 @@ def runs(
     as_json: JsonOption = False,
 ) -> None:
     """List launches, the newest first; of running ones what their jobs told last."""
+    from agent.cli.change import known_state
     from agent.cli.show import print_table
     from agent.runs import TITLES, cells, moment, rows
     from fwrunner.protocol import utcnow
@@ -117,6 +118,7 @@ def runs(
     begin = moment(since, utcnow()) if since else None
     if since and begin is None:
         raise typer.BadParameter(f"--since {since}: write 30m, 2h, 7d or 2026-01-31T12:00")
+    states = [known_state(each) for each in state or ()]
     with _opened(ctx, config) as (settings, launchpad):
         worker = settings.fworker().name
         found = launchpad.runs(
@@ -124,7 +126,7 @@ def runs(
             limit,
             fw_ids=fw_id or None,
             name=name,
-            states=[each.upper() for each in state or ()],
+            states=states,
             since=begin,
         )
     listed = rows(found, worker)

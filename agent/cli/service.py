@@ -56,22 +56,11 @@ def install(
     What the agent needs of this shell's environment (PATH, the variables that the configuration names) is kept with
     it: repeat `install` when it changes.
     """
-    import socket
-
     from agent import service as services
-    from agent.config import config_path, load_config
 
     one = _service(instance)
-    given = chosen(ctx, config)
-    if given is None and instance:
-        given = Path(f"~/.config/fwagent/{instance}.toml")
-    path = config_path(given)
-    host = socket.gethostname() if here_only else ""
-    path = Path(os.path.abspath(path))  # noqa: PTH100 - a link may be the only lasting name
-    secret = credential.expanduser().absolute() if credential else None
-    if secret is not None and not secret.is_file():
-        raise services.ServiceError(f"there is no file {secret}", "give the one with the URI")
-    found = services.files(one, load_config(path), path, os.environ, credential=secret, host=host)
+    path = _configuration(chosen(ctx, config), instance)
+    found = _files(one, path, credential, here_only=here_only)
     if dry_run:
         for name, text in found.items():
             typer.echo(f"--- {services.unit_directory(os.environ) / name}\n{text}")
@@ -81,16 +70,44 @@ def install(
         typer.echo(f"wrote {written}")
     services.systemctl("daemon-reload")
     services.systemctl("enable", one.unit)
+    _linger()
+    if start:
+        # It is ready only when it has looked at everything; while the database is away that takes long.
+        services.systemctl("restart", "--no-block", one.unit)
+        typer.echo(f"{one.unit} is starting: fwagent service status, fwagent service logs")
+
+
+def _configuration(given: Path | None, instance: str) -> Path:
+    from agent.config import config_path
+
+    if given is None and instance:
+        given = Path(f"~/.config/fwagent/{instance}.toml")
+    return Path(os.path.abspath(config_path(given)))  # noqa: PTH100 - a link may be the only lasting name
+
+
+def _files(one: Service, path: Path, credential: Path | None, *, here_only: bool) -> dict[str, str]:
+    """Return {path below the unit directory: text}; raise ServiceError for a credential that is not there."""
+    import socket
+
+    from agent import service as services
+    from agent.config import load_config
+
+    secret = credential.expanduser().absolute() if credential else None
+    if secret is not None and not secret.is_file():
+        raise services.ServiceError(f"there is no file {secret}", "give the one with the URI")
+    host = socket.gethostname() if here_only else ""
+    return services.files(one, load_config(path), path, os.environ, credential=secret, host=host)
+
+
+def _linger() -> None:
+    from agent import service as services
+
     if not services.lingers():
         typer.echo(
             "warning: this host does not let your services go on after you log out; "
             "ask for `loginctl enable-linger`, or keep a session open",
             err=True,
         )
-    if start:
-        # It is ready only when it has looked at everything; while the database is away that takes long.
-        services.systemctl("restart", "--no-block", one.unit)
-        typer.echo(f"{one.unit} is starting: fwagent service status, fwagent service logs")
 
 
 @service.command()

@@ -75,12 +75,18 @@ def _values(config: Config, path: Path, found: Mapping[str, Any]) -> dict[str, A
     rocket = values.get("rocket_launch")
     if config.queue.runner is not None:
         return {**values, "rocket_launch": config.queue.runner}
-    if not isinstance(rocket, str) or "singleshot" not in rocket or "--offline" not in rocket:
+    if not is_offline(rocket):
         raise ConfigError(
             f"{path}: rocket_launch does not run one Firework offline: {rocket!r}",
             "write `rocket_launch: rlaunch singleshot --offline` there, or set queue.runner",
         )
     return values
+
+
+def is_offline(rocket_launch: object) -> bool:
+    """Tell whether a ``rocket_launch`` runs one Firework and reports it by files."""
+    words = rocket_launch if isinstance(rocket_launch, str) else ""
+    return "singleshot" in words and "--offline" in words
 
 
 def _commands(path: Path, found: Mapping[str, Any]) -> dict[str, list[str]]:

@@ -114,6 +114,19 @@ def test_commands_of_the_scheduler(site):
     assert check["seen"] == "lsf: there is no bsub, bjobs, bkill on PATH"
 
 
+def test_an_adapter_that_no_script_can_be_made_of(site, tmp_path):
+    for name in ("sbatch", "squeue", "scancel"):
+        shutil.copy(tmp_path / "bin" / "quota", tmp_path / "bin" / name)
+    adapter = tmp_path / "my_qadapter.yaml"
+    site.configure(queue={"type": "slurm", "file": str(adapter)})
+    for rocket, status in (("rlaunch singleshot", 1), ("rlaunch singleshot --offline", 0)):
+        adapter.write_text(f"_fw_q_type: SLURM\nrocket_launch: {rocket}\n")
+        check = only(examined(site, status=status)["queue"])
+        assert check["verdict"] == ("fail" if status else "pass")
+        assert f"{rocket}" in check["seen"]
+    assert check["seen"] == "slurm; jobs run `rlaunch singleshot --offline`"
+
+
 def test_limits_of_the_scheduler(site, tmp_path):
     for name in ("sbatch", "squeue", "scancel", "scontrol"):
         shutil.copy(tmp_path / "bin" / "quota", tmp_path / "bin" / name)
@@ -124,6 +137,39 @@ def test_limits_of_the_scheduler(site, tmp_path):
         check = only(examined(site)["limits"])
         told = f"MaxJobCount {limit}, MaxArraySize 1001; launch.max_queued is 50"
         assert (check["verdict"], check["seen"]) == (verdict, told)
+
+
+def test_limits_of_a_user_and_of_arrays(site, tmp_path):
+    names = ("sbatch", "squeue", "scancel", "scontrol", "sacctmgr", "qsub", "qstat", "qdel")
+    for name in names:
+        shutil.copy(tmp_path / "bin" / "quota", tmp_path / "bin" / name)
+    (tmp_path / "bin" / "scontrol.says").write_text("MaxArraySize = 40\nMaxJobCount = 10000\n")
+    site.configure(queue={"type": "slurm", "array": True}, launch={"max_queued": 50})
+    check = only(examined(site)["limits"])
+    assert (check["verdict"], check["hint"][:6]) == ("warn", "arrays")
+    (tmp_path / "bin" / "sacctmgr.says").write_text("\n30\n20\n")
+    check = only(examined(site)["limits"])
+    assert check["verdict"] == "warn"
+    assert "MaxSubmitJobs 20; launch.max_queued is 50" in check["seen"]
+    assert "launch.max_queued" in check["hint"]
+    says = "Server: s\n    max_array_size = 10000\n    max_queued = [u:PBS_GENERIC=20]\n"
+    (tmp_path / "bin" / "qstat.says").write_text(says)
+    site.configure(queue={"type": "pbs"}, launch={"max_queued": 50})
+    check = only(examined(site)["limits"])
+    told = "max_queued 20, max_array_size 10000; launch.max_queued is 50"
+    assert (check["verdict"], check["seen"]) == ("warn", told)
+
+
+def test_services_that_end_at_the_logout(site, tmp_path):
+    assert "linger" not in examined(site)
+    (tmp_path / "bin" / "systemctl.says").write_text("LoadState=not-found\n")
+    shown = only(examined(site)["linger"])
+    assert (shown["verdict"], shown["seen"][:20]) == ("warn", "not known: loginctl:")
+    for answer, verdict in (("no", "warn"), ("yes", "pass")):
+        (tmp_path / "bin" / "loginctl.says").write_text(f"Linger={answer}\n")
+        shown = only(examined(site)["linger"])
+        assert shown["verdict"] == verdict
+        assert shown["hint"].startswith("loginctl enable-linger") == (answer == "no")
 
 
 def test_a_quota_that_is_used_up(site, tmp_path):

@@ -72,6 +72,7 @@ def test_what_people_see(site, runs):
     assert all(len(line) <= 100 for line in lines)
     assert site.run("runs", "-n", "none").stdout == "no launch is selected\n"
     assert "write 30m" in site.run("runs", "--since", "soon", status=2).stderr
+    assert "there is no state 'GONE'" in site.run("runs", "-s", "GONE", status=2).stderr
 
 
 @pytest.mark.parametrize(

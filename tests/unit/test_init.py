@@ -8,6 +8,7 @@ from typer.testing import CliRunner
 from agent import first
 from agent.cli import commands
 from agent.config import load_config
+from agent.queue.script import Scripts
 from fwcore.errors import FwagentError
 
 LAUNCHPAD = "host: db.example.org\nname: fw\nusername: me\npassword: secret\n"
@@ -50,16 +51,29 @@ def has(home, *programs):
 
 
 def test_it_points_at_fireworks_files(home):
-    (home / ".fireworks" / "my_qadapter.yaml").write_text("_fw_q_type: SLURM\n")
+    adapter = "_fw_q_type: SLURM\nrocket_launch: rlaunch singleshot --offline\n"
+    (home / ".fireworks" / "my_qadapter.yaml").write_text(adapter)
     assert "next: fwagent doctor" in run("--yes")
     config = load_config(config_of(home))
     assert config.fworker().name == "perlmutter"
     assert config.launchpad.file == home / ".fireworks" / "my_launchpad.yaml"
     assert config.queue.type == "slurm"
     assert config.queue.file == home / ".fireworks" / "my_qadapter.yaml"
+    assert config.queue.runner is None
+    Scripts(config)
     assert config.launch.root == home / "scratch" / "fireworks"
     assert stat.S_IMODE(config_of(home).stat().st_mode) == 0o600
     assert "secret" not in config_of(home).read_text()
+
+
+@pytest.mark.parametrize("rocket", ["rlaunch -c ~ singleshot", "rlaunch rapidfire --offline", ""])
+def test_a_rocket_launch_that_is_not_offline_is_replaced(home, rocket):
+    adapter = f"_fw_q_type: SLURM\nrocket_launch: {rocket}\n"
+    (home / ".fireworks" / "my_qadapter.yaml").write_text(adapter)
+    run("--yes")
+    config = load_config(config_of(home))
+    assert config.queue.runner == "python3 -m fwrunner"
+    Scripts(config)
 
 
 def test_nothing_is_overwritten_without_force(home):

@@ -5,17 +5,18 @@ import os
 import socket
 import time
 from dataclasses import asdict, replace
-from datetime import datetime, timezone
+from datetime import datetime, timedelta, timezone
 
 import pytest
 
 from agent.config import Config, load_config
-from agent.health import Health, StatusFile, read_status
+from agent.health import Health, StatusFile, counted, past_hour, read_status, this_minute
 from agent.results import Result
 from agent.status import collect, lines
 from fwcore.errors import DatabaseUnreachable
 from fwcore.launchpad.records import Lease, OpenLaunch, Refusal, Wish
 from fwcore.plan import Outcome
+from fwrunner.protocol import timestamp
 from tests.support.agent import write_toml
 
 SINCE = datetime(2026, 1, 2, 3, 4, 5, tzinfo=timezone.utc)
@@ -36,7 +37,9 @@ class FakeLaunchPad:
 
     def _answer(self, value):
         if self.down:
-            raise DatabaseUnreachable("the database at db:27017/fw does not answer: refused")
+            raise DatabaseUnreachable(
+                "the database at db:27017/fw does not answer: refused", "is the tunnel up?"
+            )
         return value
 
     def lease(self, worker):
@@ -95,7 +98,9 @@ def lease(*, live=True, host="login2"):
 
 
 def test_nothing_has_ever_run(config, launchpad):
-    assert collect(config) == {
+    document = collect(config)
+    assert document.pop("on") <= timestamp()
+    assert document == {
         "worker": "w",
         "agent": {
             "state": "down",
@@ -110,6 +115,7 @@ def test_nothing_has_ever_run(config, launchpad):
             "where": "db:27017/fw",
             "reachable": True,
             "error": None,
+            "hint": None,
             "down_since": None,
         },
         "fireworks": {"READY": 3, "COMPLETED": 12, "FIZZLED": 1},
@@ -117,12 +123,13 @@ def test_nothing_has_ever_run(config, launchpad):
         "running": [],
         "backlog": {"reports": 0, "oldest_seconds": None, "applying": None},
         "events": {"kind": None, "watched": 0, "trouble": None},
-        "queue": {"silent_since": None, "reason": None},
+        "queue": {"type": "slurm", "silent_since": None, "reason": None},
         "lost": [],
         "locks": [],
         "refused": {"count": 0, "newest": []},
+        "rates": {"applied": 0, "submitted": 0, "latency": None},
         "counts": {"passes": 0, "applied": 0, "submitted": 0, "deferred": 0},
-        "last_error": {"title": None, "on": None},
+        "last_error": {"title": None, "hint": None, "on": None},
     }
     assert launchpad.closed
 
@@ -194,6 +201,7 @@ def test_a_database_that_is_down_is_told_and_raises_nothing(config, launchpad):
         "where": "db:27017/fw",
         "reachable": False,
         "error": "the database at db:27017/fw does not answer: refused",
+        "hint": "is the tunnel up?",
         "down_since": "2026-01-01T00:00:00+00:00",
     }
     assert document["fireworks"] is None
@@ -213,11 +221,24 @@ def test_the_backlog_is_what_lies_in_the_outbox(config, launchpad):
     assert 100 <= backlog["oldest_seconds"] < 110
 
 
-@pytest.mark.parametrize("text", ["", "{", "[]", '{"pid": "x", "host": 5}'])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "{",
+        "[]",
+        '{"pid": "x", "host": 5}',
+        '{"last_pass": 5, "last_latency": "x", "recent": [[1], 2, ["a", "b", "c"]]}',
+        '{"last_error": "a", "last_error_on": 7, "recent": {}, "database_down_since": 9}',
+    ],
+)
 def test_a_status_file_that_is_broken_is_none(config, launchpad, text):
     config.private.mkdir(parents=True)
     (config.private / "status.json").write_text(text, encoding="utf-8")
-    assert collect(config)["agent"]["state"] in ("down", "unknown")
+    for launchpad.down in (False, True):
+        document = collect(config)
+        assert document["agent"]["state"] in ("down", "unknown")
+        assert lines(document)
 
 
 def running(launchpad, tmp_path, *pings):
@@ -288,15 +309,29 @@ def test_what_a_job_writes_into_its_ping_is_not_trusted(config, launchpad, tmp_p
 
 def test_for_people(config, launchpad):
     launchpad.held = lease()
-    tell(config)
+    now = datetime.now(timezone.utc)
+    tell(
+        config,
+        last_pass=(now - timedelta(hours=3)).isoformat(),
+        last_latency=0.34,
+        recent=[[this_minute() - 5, 12, 3]],
+    )
     assert lines(collect(config)) == [
         "worker     w",
-        "agent      running on login2, process 77, since 2026-01-02T03:04:05+00:00",
+        "agent      running on login2, process 77, since 2026-01-02T03:04:05",
+        "last pass  3h ago; past hour: 12 reports applied (the last took 0.3 s), 3 jobs submitted",
         "database   db:27017/fw: answers",
         "fireworks  1 FIZZLED, 3 READY, 12 COMPLETED",
         "launches   2 in the queue, 1 running, 3 may still report",
+        "queue      slurm: answers",
         "backlog    none",
     ]
+
+
+def test_nothing_of_the_past_hour_is_told_of_a_day_ago(config, launchpad):
+    tell(config, last_pass="2026-01-02T03:04:05+00:00", recent=[[this_minute() - 60, 12, 3]])
+    assert collect(config)["rates"]["applied"] == 0
+    assert "past hour: 0 reports applied, 0 jobs submitted" in "\n".join(lines(collect(config)))
 
 
 def test_a_silent_queue_and_jobs_that_are_lost(config, launchpad):
@@ -312,12 +347,15 @@ def test_a_silent_queue_and_jobs_that_are_lost(config, launchpad):
     (config.private / "reconcile.json").write_text(json.dumps(notes), encoding="utf-8")
     document = collect(config)
     assert document["queue"] == {
+        "type": "slurm",
         "silent_since": "2026-01-02T03:04:05.6+00:00",
         "reason": "no squeue",
     }
     assert [entry["launch_id"] for entry in document["lost"]] == [7, 6, 5, 4, 3, 2, 1]
     told_to_people = "\n".join(lines(document))
-    assert "queue      does not answer since 2026-01-02T03:04:05: no squeue\n" in told_to_people
+    assert (
+        "queue      slurm: does not answer since 2026-01-02T03:04:05: no squeue\n" in told_to_people
+    )
     assert "lost       launch 7 of Firework 7: TIMEOUT\n" in told_to_people
     assert "           ... and 2 more (--json shows all)" in told_to_people
 
@@ -355,25 +393,38 @@ def test_for_people_when_all_is_down(config, launchpad):
         mode="stopped",
         database_down_since="2026-01-01T00:00:00+00:00",
         last_error="the disk is full",
-        last_error_on="2026-01-01T00:00:01+00:00",
+        last_hint="remove what is old",
+        last_error_on=(datetime.now(timezone.utc) - timedelta(days=3)).isoformat(),
     )
     launchpad.down = True
     host = socket.gethostname()
     assert lines(collect(config)) == [
         "worker     w",
         f"agent      not running; it last ran on {host}. Start it: fwagent run",
-        "database   db:27017/fw: does not answer since 2026-01-01T00:00:00+00:00",
+        "database   db:27017/fw: does not answer since 2026-01-01T00:00:00",
+        "           refused",
+        "           -> is the tunnel up?",
         "           nothing is lost: reports stay in the launch directories until it does",
+        "queue      slurm",
         "backlog    none",
-        "last error the disk is full (2026-01-01T00:00:01+00:00)",
+        "last error 3d ago: the disk is full",
+        "           -> remove what is old",
     ]
 
 
+def test_a_database_that_is_down_is_told_of_once(config, launchpad):
+    tell(config, last_error="the database at db:27017/fw does not answer: refused")
+    assert lines(collect(config))[-1].startswith("last error")
+    launchpad.down = True
+    assert "last error" not in "\n".join(lines(collect(config)))
+
+
 def test_lines_fit_into_100_columns(config, launchpad):
-    tell(config, last_error="x" * 300)
+    tell(config, last_error="a word " * 20, last_hint="x" * 999, last_error_on="\x1b[2J")
     told = lines(collect(config))
     assert max(map(len, told)) == 100
-    assert told[-1].endswith("x...")
+    assert told[-1] == "           ..."
+    assert all(line.isprintable() for line in told)
 
 
 # -------------------------------------------------------------------------------- the status file
@@ -401,6 +452,18 @@ def test_counts_add_up():
     health.add(Result(applied=[{}]), None, open_launches=3)
     assert (health.applied, health.submitted, health.open_launches) == (3, 1, 3)
     assert health.last_latency == 0.5
+    assert past_hour(health.recent, this_minute()) == (3, 1)
+
+
+def test_what_was_done_is_counted_by_the_minute_for_an_hour():
+    recent = counted([], 1000, 2, 0)
+    recent = counted(recent, 1000, 3, 1)
+    assert recent == [[1000, 5, 1]]
+    assert counted(recent, 1030, 0, 0) is recent
+    recent = counted(recent, 1059, 0, 7)
+    assert past_hour(recent, 1059) == (5, 8)
+    assert past_hour(recent, 1060) == (0, 7)
+    assert counted(recent, 1060, 1, 0) == [[1059, 0, 7], [1060, 1, 0]]
 
 
 def test_the_file_is_written_for_news_and_else_now_and_then(tmp_path):
