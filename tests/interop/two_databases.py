@@ -388,9 +388,13 @@ class Played:
     def _action(self, launch_id: int, action: Document) -> Document:
         """Return an action with fw_ids for the picks of `append_wfs`."""
         fw_id = self.theirs["launches"][launch_id]["fw_id"]
+        # One that appends to itself is linked twice by FireWorks, and once by us.
+        owners = {
+            key for key, doc in self.theirs["fireworks"].items() if launch_id in doc["launches"]
+        }
         nodes = next(
             (
-                sorted(set(doc["nodes"]) - {fw_id})
+                sorted(set(doc["nodes"]) - {fw_id, *owners})
                 for doc in self.theirs["workflows"].values()
                 if fw_id in doc["nodes"]
             ),
