@@ -99,12 +99,8 @@ def test_the_defaults_of_a_user(gridengine, sge_queue, staged):
 
 
 def test_its_limit_and_its_silence(gridengine, sge_queue, open_queue, staged, monkeypatch):
-    conf = gridengine.run("qconf", "-sconf")
-    changed = gridengine.home / "global"
-    changed.write_text(conf.replace("max_u_jobs                   0", "max_u_jobs 2"))
-    assert "max_u_jobs 2" in changed.read_text()
-    gridengine.run("qconf", "-Mconf", str(changed))
-    outcomes = submit(sge_queue, *(staged(number, "exec sleep 600") for number in range(8)))
+    with gridengine.limited(2):
+        outcomes = submit(sge_queue, *(staged(number, "exec sleep 600") for number in range(8)))
     errors = [outcome.error for outcome in outcomes.values() if outcome.error]
     assert len(errors) == 6
     assert all(isinstance(error, LimitReached) for error in errors)

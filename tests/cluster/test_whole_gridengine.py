@@ -5,7 +5,7 @@ from collections import Counter
 
 import pytest
 
-from tests.support.agent import Site, Store
+from tests.support.agent import Site, Store, wait_until
 from tests.support.fireworks import REPOSITORY
 
 LEVELS = (5, 7)
@@ -56,7 +56,7 @@ def test_nothing_is_lost_and_nothing_runs_twice(site, lp, db, gridengine, tmp_pa
         return [store.state(fw_id) for fw_id in fw_ids]
 
     with site.daemon() as agent:
-        gridengine.wait_until(lambda: states(running) == ["RUNNING"] * 8, 60)
+        wait_until(lambda: states(running) == ["RUNNING"] * 8, 60, agent.tail)
         (pending,) = store.add(script(tell))
         gridengine.wait_until(lambda: job_of(pending) is not None, 20)
         gridengine.run("qdel", job_of(pending))

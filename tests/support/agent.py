@@ -389,11 +389,15 @@ def _is(entry: Document, event: str, fields: Mapping[str, Any]) -> bool:
     )
 
 
-def wait_until(condition: Callable[[], object], seconds: float = DEADLINE) -> None:
-    """Ask again and again, for what no log tells."""
+def wait_until(
+    condition: Callable[[], object],
+    seconds: float = DEADLINE,
+    told: Callable[[], str] = lambda: "",
+) -> None:
+    """Ask again and again, for what no log tells; ``told`` is for the message of a failure."""
     deadline = time.monotonic() + seconds
     while not condition():
-        assert time.monotonic() < deadline, f"not true after {seconds} s"
+        assert time.monotonic() < deadline, f"not true after {seconds} s{told()}"
         time.sleep(0.02)
 
 

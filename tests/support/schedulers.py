@@ -347,6 +347,21 @@ class GridEngine(Scheduler):
         self.kill("qmaster", patience=1)  # it takes 7 s by itself
         self.remove()
 
+    @contextmanager
+    def limited(self, jobs: int) -> Iterator[None]:
+        """Have it take no more than so many jobs of a user at once; all tests share it, so not for longer."""
+        before = self.run("qconf", "-sconf")
+        self._configure(_with(before, {"max_u_jobs": str(jobs)}))
+        try:
+            yield
+        finally:
+            self._configure(before)
+
+    def _configure(self, text: str) -> None:
+        changed = self.home / "global"
+        changed.write_text(text)
+        self.run("qconf", "-Mconf", str(changed))
+
     def _lay_out(self) -> None:
         common = self._root / "default" / "common"
         for place in (
