@@ -197,7 +197,7 @@ class SyncSection(_Section):
     @property
     def slowest(self) -> float:
         """Seconds between two looks at one that is quiet."""
-        return self.sweep_slowest or max(self.sweep_interval * 2, self.fastest)
+        return self.sweep_slowest or max(self.sweep_interval, self.fastest)
 
 
 def _web_address(url: SecretStr) -> SecretStr:
@@ -315,7 +315,7 @@ def load_config(given: Path | None = None) -> Config:
     except FileNotFoundError:
         raise ConfigError(
             f"there is no configuration at {path}",
-            "write one after config.example.toml, or name one by --config PATH or $FWAGENT_CONFIG",
+            "fwagent init writes one; or name one by --config PATH or $FWAGENT_CONFIG",
         ) from None
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path} cannot be read: {error}") from None

@@ -389,11 +389,16 @@ class Agent:
             places = {key: self._places[key] for key in quick | news}
             quick -= news
         self._looked = places.keys()
-        way_back.recover(places, result, quick=quick)
+        # What could not be brought home is looked at again soon.
+        again: Collection[int] = places.keys()
+        try:
+            way_back.recover(places, result, quick=quick, turn=self._looks.turn(now))
+            again = way_back.news
+        finally:
+            self._looks.looked(places, now, again)
         self._follow(result)
         if listed:
             way_back.close(listed, result)
-        self._looks.looked(places, now, way_back.news)
         for entry in result.applied:
             if entry["state"] != "RUNNING":
                 self._places.pop(entry["launch_id"], None)

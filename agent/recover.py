@@ -8,6 +8,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from struct import Struct
 from typing import Any, NamedTuple, TypeVar
 
 from agent.directories import follow
@@ -39,21 +40,23 @@ BATCH_BYTES = 64 * 1024 * 1024
 SUPERSEDED = "its Firework was rerun or cancelled meanwhile: its offline run is retired"
 
 #: Of so many quick looks at a launch directory one looks for all files.
-THOROUGH = 8
+THOROUGH = 4
 #: Launches by which a run may be opened after a later one: ids are drawn first.
 OPENED_LATE = 1000
 #: Seconds that clocks of login nodes may be apart for a registration to be seen before all are listed again.
 REGISTERED_LATE = 300.0
 
-_CHANGING = (OFFLINE_JSON, PING_JSON)
-_LOOKED_AT = (*_CHANGING, ACTION_JSON)
+#: The first changes with whatever is told of the state of a launch.
+_LOOKED_AT = (OFFLINE_JSON, PING_JSON, ACTION_JSON)
+
+_EIGHT_BYTES = Struct("q").pack
 
 T = TypeVar("T")
 #: Inode, bytes, time of the last change in ns.
 Seen = tuple[int, int, int]
 Signature = tuple[Seen | None, ...]
-#: A signature in two numbers, of what changes while a job runs and of its final report: there may be 100,000.
-Print = tuple[int, int]
+#: A signature in eight bytes for each file: there may be 100,000.
+Print = bytes
 
 
 @dataclass
@@ -116,7 +119,6 @@ class WayBack:
         self.missing: set[int] = set()
         #: Called with how many entries of the outbox are done, and how many there were; after each batch.
         self.progress: Callable[[int, int], None] = lambda _done, _total: None
-        self._turns = 0
         # The latest launch that was seen in a list of places.
         self._newest = 0
         self._listed_on = launchpad.now()
@@ -172,15 +174,15 @@ class WayBack:
         *,
         outbox: bool = True,
         quick: Collection[int] = (),
+        turn: int = 0,
     ) -> None:
         """Apply everything that the outbox, these launch directories and their rescued reports tell.
 
-        For the launches in ``quick`` two stats do, mostly: the final report is looked for only if another file has
-        changed, for it comes with the other, and every few times all the same.
+        For the launches in ``quick`` one stat does, mostly: the others are made only if FW_offline.json has changed,
+        which comes with each start and each end, and every few turns (``turn`` numbers them) all the same.
         """
         self.news = set()
         self.missing = set()
-        self._turns += 1
         if outbox:
             if self._remote:
                 refresh(self._outbox)
@@ -197,7 +199,7 @@ class WayBack:
         settled |= {row["launch_id"] for row in result.applied if row["state"] != "RUNNING"}
         # The directory of what the outbox has ended, or of a rescued report, may be gone for good.
         left = {key: place for key, place in places.items() if key not in settled}
-        for looks in _batches(self._changed(left, quick), lambda look: look.size):
+        for looks in _batches(self._changed(left, quick, turn), lambda look: look.size):
             self._apply_places(looks, result)
 
     def follow(self, places: Mapping[int, str], root: Path) -> dict[int, str]:
@@ -315,12 +317,15 @@ class WayBack:
         with suppress(FileNotFoundError):
             path.replace(aside / path.name)
 
-    def _changed(self, places: Mapping[int, str], quick: Collection[int]) -> Iterator[Look]:
+    def _changed(
+        self, places: Mapping[int, str], quick: Collection[int], turn: int
+    ) -> Iterator[Look]:
         for launch_id, place in places.items():
             known = self.memory.signatures.get(launch_id)
-            if known and launch_id in quick and (launch_id + self._turns) % THOROUGH:
-                seen = signature(place, _CHANGING, fresh=self._remote)
-                if hash(seen) == known[0]:
+            if known and launch_id in quick and (launch_id + turn) % THOROUGH:
+                # No Path: of a quiet launch this is all that is done, and that would cost more than the stat.
+                seen = _stat(f"{place}/{OFFLINE_JSON}", fresh=self._remote)
+                if known.startswith(_EIGHT_BYTES(hash(seen))):
                     continue
             whole = signature(place, fresh=self._remote)
             if known != _print(whole):
@@ -395,10 +400,10 @@ def _uncollected() -> Iterator[None]:
 
 def _entries(directory: Path) -> list[Path]:
     try:
-        entries = sorted(directory.iterdir())
+        names = os.listdir(directory)  # noqa: PTH208 - once a second, and mostly there is nothing
     except OSError:
         return []
-    return [path for path in entries if path.suffix == ".json" and path.name[0] != "."]
+    return [directory / name for name in sorted(names) if name.endswith(".json") and name[0] != "."]
 
 
 def _oldest_first(entries: list[Path]) -> list[Path]:
@@ -418,17 +423,16 @@ def _same_place(one: str, other: str) -> bool:
     return Path(one).parts[-2:] == Path(other).parts[-2:]
 
 
-def signature(place: str, names: Iterable[str] = _LOOKED_AT, *, fresh: bool = False) -> Signature:
+def signature(place: str, *, fresh: bool = False) -> Signature:
     """Return what changes whenever the files of a launch directory do that tell of it.
 
     ``fresh``: as the file server has them now, for what an attribute cache may hide.
     """
-    # Texts, no Paths: of a quiet run this is all that is done, and those would cost more than the stats.
-    return tuple(_stat(f"{place}/{name}", fresh=fresh) for name in names)
+    return tuple(_stat(f"{place}/{name}", fresh=fresh) for name in _LOOKED_AT)
 
 
-def _print(whole: Signature) -> Print:
-    return hash(whole[:2]), hash(whole[2])
+def _print(files: Iterable[Seen | None]) -> Print:
+    return b"".join(_EIGHT_BYTES(hash(file)) for file in files)
 
 
 def _stat(path: Path | str, *, fresh: bool = False) -> Seen | None:

@@ -10,10 +10,11 @@ import heapq
 from collections.abc import Iterable
 from typing import NamedTuple
 
-#: What of a pause is the same for all; the rest is a launch's own, so that those found at once drift apart.
-_COMMON = 0.5
-#: Neighbours end up far from each other (the golden ratio).
+#: A launch's own part of any pause; that of its neighbours is far from it (the golden ratio).
 _STEP = 0.6180339887498949
+#: What is due in the same slot of time is due together: seconds, at most this part of the shortest pause.
+_SLOT_SECONDS = 0.5
+_SLOT_SHARE = 0.25
 
 
 class Bounds(NamedTuple):
@@ -25,61 +26,79 @@ class Bounds(NamedTuple):
 
 
 class Schedule:
-    """Which launches are due. Times are seconds of any clock that does not go back."""
+    """Which launches are due. Times are seconds of any clock that does not go back.
+
+    A launch with a pause is due whenever its own part of that pause is over, counted from 0: found together
+    or not, launches stay as far from each other as their numbers say.
+    """
 
     def __init__(self, bounds: Bounds) -> None:
         self.bounds = bounds
-        # {launch_id: (pause, when)}, and the same as a heap, in which there may be stale entries.
-        self._slots: dict[int, tuple[float, float]] = {}
-        self._heap: list[tuple[float, int]] = []
+        self._width = min(_SLOT_SECONDS, bounds.fastest * _SLOT_SHARE)
+        # {launch_id: (pause, slot)}, and who is in which slot: among them some that are elsewhere by now.
+        self._launches: dict[int, tuple[float, int]] = {}
+        self._slots: dict[int, list[int]] = {}
+        self._order: list[int] = []
         self._taken = 0.0
 
     def __len__(self) -> int:
-        return len(self._slots)
+        return len(self._launches)
 
     def keep(self, launch_ids: Iterable[int], now: float) -> None:
         """Drop all other launches; those that are new are due within the shortest pause."""
         wanted = set(launch_ids)
-        for launch_id in self._slots.keys() - wanted:
-            del self._slots[launch_id]
-        for launch_id in wanted - self._slots.keys():
-            pause = self.bounds.fastest
-            self._put(launch_id, pause, now + pause * (launch_id * _STEP % 1))
-        if len(self._heap) > 2 * len(self._slots) + 1000:
-            self._heap = [(when, launch_id) for launch_id, (_, when) in self._slots.items()]
-            heapq.heapify(self._heap)
+        for launch_id in self._launches.keys() - wanted:
+            del self._launches[launch_id]
+        pause = self.bounds.fastest
+        self._put(((launch_id, pause) for launch_id in wanted - self._launches.keys()), now)
 
     def due(self, now: float) -> list[int]:
         """Return the launches to look at now, the longest due first; each must then be `looked` at.
 
         Not more than the bound allows since the last time, for at least one second's worth.
         """
-        most = max(1.0, self.bounds.per_second * min(60.0, max(1.0, now - self._taken)))
-        found: list[int] = []
-        while self._heap and self._heap[0][0] <= now and len(found) < most:
-            when, launch_id = heapq.heappop(self._heap)
-            slot = self._slots.get(launch_id)
-            if slot is not None and slot[1] == when:
-                found.append(launch_id)
+        most = max(1, int(self.bounds.per_second * min(60.0, max(1.0, now - self._taken))))
+        # As a dict: one that left a slot and came back is in it twice.
+        found: dict[int, None] = {}
+        while self._order and self._order[0] < now // self._width and len(found) < most:
+            slot = self._order[0]
+            here = self._slots[slot]
+            while here and len(found) < most:
+                launch_id = here.pop()
+                if self._launches.get(launch_id, (0.0, None))[1] == slot:
+                    found[launch_id] = None
+            if not here:
+                del self._slots[heapq.heappop(self._order)]
         if found:
             self._taken = now
-        return found
+        return list(found)
 
     def looked(self, launch_ids: Iterable[int], now: float, changed: Iterable[int]) -> None:
         """Note that launches were looked at, and which of them had something new to tell, or could not be read."""
+        fastest, slowest, _ = self.bounds
         news = set(changed)
-        for launch_id in launch_ids:
-            slot = self._slots.get(launch_id)
-            if slot is None:
-                continue
-            quick = launch_id in news
-            pause = self.bounds.fastest if quick else min(slot[0] * 2, self.bounds.slowest)
-            spread = _COMMON + (1 - _COMMON) * (launch_id * _STEP % 1)
-            # From when it was due: those looked at in one turn of a loop must not stay together.
-            late = now - slot[1]
-            begin = slot[1] if 0 <= late < self.bounds.fastest / 4 else now
-            self._put(launch_id, pause, begin + pause * spread)
+        known = [launch_id for launch_id in launch_ids if launch_id in self._launches]
+        self._put(
+            (
+                (each, fastest if each in news else min(self._launches[each][0] * 2, slowest))
+                for each in known
+            ),
+            now,
+        )
 
-    def _put(self, launch_id: int, pause: float, when: float) -> None:
-        self._slots[launch_id] = (pause, when)
-        heapq.heappush(self._heap, (when, launch_id))
+    def turn(self, now: float) -> int:
+        """Return a number that is another one at each look at a launch that has long been quiet."""
+        return int(now // self.bounds.slowest)
+
+    def _put(self, pauses: Iterable[tuple[int, float]], now: float) -> None:
+        # There may be 100,000 launches, so equal pairs are one object.
+        pairs: dict[tuple[float, int], tuple[float, int]] = {}
+        for launch_id, pause in pauses:
+            when = now + pause - (now - launch_id * _STEP % 1 * pause) % pause
+            slot = int(when // self._width)
+            pair = (pause, slot)
+            self._launches[launch_id] = pairs.setdefault(pair, pair)
+            if slot not in self._slots:
+                self._slots[slot] = []
+                heapq.heappush(self._order, slot)
+            self._slots[slot].append(launch_id)

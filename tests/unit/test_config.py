@@ -462,7 +462,7 @@ def test_a_file_and_what_it_stands_for_are_not_both_set(write, section, keys, na
 
 @pytest.mark.parametrize(
     ("given", "fastest", "slowest"),
-    [({}, 10, 60), ({"sweep_slowest": 5}, 5, 5), ({"sweep_fastest": 90}, 90, 90)],
+    [({}, 10, 30), ({"sweep_slowest": 5}, 5, 5), ({"sweep_fastest": 90}, 90, 90)],
 )
 def test_bounds_of_the_sweep_follow_from_its_interval(given, fastest, slowest):
     section = SyncSection(**given)
