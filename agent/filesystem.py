@@ -7,8 +7,10 @@ import re
 import time
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from secrets import token_hex
+from typing import Any
 
 MOUNTS = Path("/proc/self/mountinfo")
 
@@ -17,6 +19,8 @@ _REMOTE = re.compile(
     r"nfs[34]?|lustre|gpfs|mmfs|beegfs|panfs|cifs|smb3?|smbfs|ceph|afs|9p|virtiofs|orangefs|pvfs2|wekafs|gfs2?|ocfs2|"
     r"glusterfs|fuse(blk)?(\..+)?"
 )
+#: Of linux/fcntl.h and linux/stat.h.
+_AT_EMPTY_PATH, _AT_STATX_FORCE_SYNC, _STATX_BASIC_STATS = 0x1000, 0x2000, 0x7FF
 _OCTAL = re.compile(r"\\([0-7]{3})")
 
 
@@ -104,11 +108,29 @@ def refresh(directory: Path | str) -> None:
 def fresh_stat(path: str) -> os.stat_result:
     """Return the status of a regular file as its server has it now; raise OSError.
 
-    NFS asks the server at every open, and so does FUSE; a stat may be as old as the attribute cache (5 s, measured).
-    A name that was not there when it was last looked for stays missing as long, whatever is done.
+    NFS asks the server at every open; FUSE does not, but when statx(2) tells it to. A stat may be as old as the
+    attribute cache (5 s, measured). A name that was not there when it was last looked for stays missing as long,
+    whatever is done.
     """
     descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     try:
+        _ask_server(descriptor)
         return os.fstat(descriptor)
     finally:
         os.close(descriptor)
+
+
+def _ask_server(descriptor: int) -> None:
+    """Have the kernel drop what it remembers of an open file; where it cannot (Linux before 4.11), nothing happens."""
+    statx, result = _statx()
+    if statx is not None:
+        statx(descriptor, b"", _AT_EMPTY_PATH | _AT_STATX_FORCE_SYNC, _STATX_BASIC_STATS, result)
+
+
+@cache
+def _statx() -> tuple[Any, Any]:
+    """Return the function of the C library, and room for what it tells (256 bytes); Python has it since 3.15 only."""
+    import ctypes  # a few ms that only those on a remote file system need
+
+    # glibc has it since 2.28, and musl since 1.2.
+    return getattr(ctypes.CDLL(None), "statx", None), ctypes.create_string_buffer(256)
