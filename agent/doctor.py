@@ -18,6 +18,7 @@ from typing import Any, Literal
 
 from agent import filesystem, modes, service
 from agent.config import Config
+from agent.inotify import Inotify
 from agent.jobs import QueueSilent
 from agent.lease import describe, is_gone
 from agent.locks import seen
@@ -39,6 +40,9 @@ _TIMEOUT = 5.0
 _SLOW, _APART = 0.1, 5.0
 #: Bytes that should be free below the launch root.
 _ROOM = 1 << 30
+#: What a user's programs may have of inotify, and how much of it is enough; Linux itself gives 128 instances.
+INOTIFY = Path("/proc/sys/fs/inotify")
+_ENOUGH = {"watches": 8192, "instances": 128}
 _MARKS = {"pass": "ok  ", "warn": "warn", "fail": "FAIL"}
 _COMMANDS = {
     "slurm": ("sbatch", "squeue", "scancel"),
@@ -91,7 +95,6 @@ def _guarded(title: str, check: Callable[[], Iterator[Check]]) -> Iterator[Check
 
 
 def _configuration(config: Config, path: Path) -> Iterator[Check]:
-    yield Check("configuration", "pass", f"{path}, worker {config.fworker().name!r}")
     mode = stat.S_IMODE(path.stat().st_mode)
     if mode & 0o022:
         yield Check(
@@ -100,6 +103,7 @@ def _configuration(config: Config, path: Path) -> Iterator[Check]:
             "others may change it: it names commands that are run as you",
             f"chmod go-w {path}",
         )
+    yield Check("configuration", "pass", f"{path}, worker {config.fworker().name!r}")
 
 
 def _database(config: Config) -> Iterator[Check]:
@@ -107,9 +111,18 @@ def _database(config: Config) -> Iterator[Check]:
     try:
         yield from _server(launchpad)
         yield from _locks(launchpad)
-        yield from _agent(config, launchpad)
+        if (worker := _worker(config)) is not None:
+            yield from _agent(worker, launchpad)
     finally:
         launchpad.close()
+
+
+def _worker(config: Config) -> str | None:
+    """Return the worker's name; None for a file that cannot be used, which the first check tells."""
+    try:
+        return config.fworker().name
+    except FwagentError:
+        return None
 
 
 def _server(launchpad: LaunchPad) -> Iterator[Check]:
@@ -162,9 +175,9 @@ def _locks(launchpad: LaunchPad) -> Iterator[Check]:
         yield Check("locks", "pass", "no workflow is locked by somebody who may be gone")
 
 
-def _agent(config: Config, launchpad: LaunchPad) -> Iterator[Check]:
-    held = launchpad.lease(config.fworker().name)
-    wish = launchpad.wish(config.fworker().name)
+def _agent(worker: str, launchpad: LaunchPad) -> Iterator[Check]:
+    held = launchpad.lease(worker)
+    wish = launchpad.wish(worker)
     if asked := modes.told(modes.document(wish, followed=None)):
         yield Check("mode", "warn", f"{asked}: {modes.WORDS[wish.mode][1]}", "fwagent resume")
     if held is None or not held[1]:
@@ -210,16 +223,32 @@ def _said(*argv: str) -> str:
 
 def _events(config: Config) -> Iterator[Check]:
     mount = filesystem.mount_of(config.launch.root)
-    watches = _number(Path("/proc/sys/fs/inotify/max_user_watches"))
     if mount.remote:
         seconds = config.sync.outbox_interval
         told = f"{mount.kind} tells nothing of other hosts' changes; the outbox is listed every {seconds:g} s"
         yield Check("file events", "pass", told)
     else:
         yield Check("file events", "pass", f"{mount.kind} tells of changes at once")
-    if watches is not None and watches < 8192:
-        hint = "sweeps find what is not watched; root may raise fs.inotify.max_user_watches"
-        yield Check("inotify", "warn", f"{watches} watches for all programs of yours", hint)
+    yield _inotify()
+
+
+def _inotify() -> Check:
+    """Tell the limits of this user's programs together, and whether one more can have events at all."""
+    limits = {kind: _number(INOTIFY / f"max_user_{kind}") for kind in _ENOUGH}
+    known = {kind: limit for kind, limit in limits.items() if limit is not None}
+    told = " and ".join(f"{limit} {kind}" for kind, limit in known.items()) or "limits not known"
+    told += " for all programs of yours"
+    scarce = [kind for kind, limit in known.items() if limit < _ENOUGH[kind]]
+    try:
+        Inotify(lambda _directory, _name: None).close()
+    except OSError as error:
+        told, scarce = f"{error.strerror}; {told}", scarce or ["instances"]
+    if not scarce:
+        return Check("inotify", "pass", told)
+    names = " and ".join(f"fs.inotify.max_user_{kind}" for kind in scarce)
+    return Check(
+        "inotify", "warn", told, f"sweeps find what is not watched; root may raise {names}"
+    )
 
 
 def _number(path: Path) -> int | None:

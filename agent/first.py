@@ -1,7 +1,8 @@
 """`fwagent init`: a configuration from what is found on this host, FireWorks' own files first.
 
-Where FireWorks looks is a fact of FireWorks 2.1.4, ``fw_config.py``: the first FW_config.yaml of the current
-directory, ``~/.fireworks`` and ``$FW_CONFIG_FILE`` names the files; those it does not name are looked for beside it.
+Where FireWorks looks is a fact of FireWorks 2.1.4. ``fw_config.py``: the first FW_config.yaml of the current
+directory, ``~/.fireworks`` and ``$FW_CONFIG_FILE`` counts. ``scripts/_helpers.py``: a file in its CONFIG_FILE_DIR, the
+current directory if it has none, goes before the one that it names.
 """
 
 from __future__ import annotations
@@ -66,23 +67,25 @@ def find_fireworks(environ: Mapping[str, str], here: Path) -> Found:
     if environ.get("FW_CONFIG_FILE"):
         configs.append(Path(environ["FW_CONFIG_FILE"]).expanduser())
     settings: Mapping[str, object] = {}
-    places = [here, home]
+    own, places = here, [here, home]
     for path in configs:
         if path.is_file():
             settings = load_settings(path, _CONFIG_HINT)
-            places.insert(0, Path(str(settings.get("CONFIG_FILE_DIR", "."))).expanduser())
+            own = here / Path(str(settings.get("CONFIG_FILE_DIR") or ".")).expanduser()
             break
     found = {
-        section: _located(settings.get(key), [place / name for place in places])
+        section: _located(settings.get(key), [place / name for place in (own, *places)])
         for section, (key, name) in _FILES.items()
     }
     return Found(**found)
 
 
 def _located(named: object, places: list[Path]) -> Path | None:
-    if isinstance(named, str):
-        places = [Path(named).expanduser()]
-    return next((path.absolute() for path in places if path.is_file()), None)
+    """Return the file; one that is named and not there, too, as FireWorks takes no other instead of it."""
+    own, *others = places
+    if isinstance(named, str) and not own.is_file():
+        return Path(named).expanduser().absolute()
+    return next((path.absolute() for path in (own, *others) if path.is_file()), None)
 
 
 def scheduler(which: Callable[[str], str | None] = shutil.which) -> str:
@@ -139,17 +142,20 @@ def _lines(choices: Choices) -> Iterator[str]:
     yield f"root = {_text(choices.root)}   # launch directories are made below it"
     yield "max_queued = 50   # jobs of ours in the queue at once"
     yield ""
+    runner = '# runner = "python3 ~/fwrunner.pyz"   # after `fwagent runner export ~/fwrunner.pyz`'
     yield "[queue]"
     if choices.queue:
         yield f"type = {_text(choices.queue)}"
     if choices.queue_file is not None:
         yield f"file = {_text(choices.queue_file)}   # FireWorks' own; the scheduler and its scripts"
         if not is_offline(read_adapter_file(choices.queue_file).get("rocket_launch")):
-            yield 'runner = "python3 -m fwrunner"   # for its rocket_launch, which does not run offline'
+            yield "# its rocket_launch does not run offline; or, after `fwagent runner export ~/fwrunner.pyz`:"
+            yield '# "python3 ~/fwrunner.pyz"'
+            runner = 'runner = "python3 -m fwrunner"'
     elif choices.queue not in ("local", "none"):
         yield '# options = { account = "...", walltime = "02:00:00", nodes = 1 }   # for submit scripts'
     if choices.queue != "local":
-        yield '# runner = "python3 ~/fwrunner.pyz"   # after `fwagent runner export ~/fwrunner.pyz`'
+        yield runner
 
 
 def _text(value: object) -> str:

@@ -15,6 +15,10 @@ class QueueSilent(FwagentError):
     """The scheduler does not answer, or not in words we know: nothing follows from it, ask later."""
 
 
+class NotWaitedFor(QueueSilent):
+    """The agent ends, and takes no answer any more: nothing is wrong with the scheduler."""
+
+
 class LimitReached(FwagentError):
     """The scheduler takes no more jobs of ours now: submit later."""
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from agent.config import Config
-from agent.jobs import QueueSilent
+from agent.jobs import NotWaitedFor, QueueSilent
 from agent.notes import Notes, entry_of
 from agent.queue import Queue
 from agent.reconcile import (
@@ -83,6 +83,8 @@ class Reconciler:
             return
         try:
             self._settle(result)
+        except NotWaitedFor:
+            raise
         except QueueSilent as error:
             self._notes.silence(error.title)
             raise

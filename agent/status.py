@@ -139,7 +139,8 @@ def _counted(
 def _seen_by_lease(agent: dict[str, Any], lease: tuple[Lease, bool] | None) -> None:
     if lease is not None and lease[1]:
         held = lease[0]
-        agent.update(state="running", host=held.host, pid=held.pid, since=held.since.isoformat())
+        state = "gone" if is_gone(held.host, held.pid) else "running"
+        agent.update(state=state, host=held.host, pid=held.pid, since=held.since.isoformat())
     elif agent["state"] == "running":
         agent["state"] = "waking"
 
@@ -355,6 +356,9 @@ def _agent_line(agent: dict[str, Any]) -> str:
     if agent["state"] == "down":
         last = f"; it last ran on {agent['host']}" if agent["host"] else ""
         return f"not running{last}. Start it: fwagent run"
+    if agent["state"] == "gone":
+        told = f"process {agent['pid']} on {agent['host']} was killed"
+        return f"{told}; its lease ends within a minute. Start it: fwagent run"
     where = f"on {agent['host']}, process {agent['pid']}, since {str(agent['since'])[:19]}"
     mode = agent["mode"] if agent["mode"] not in (None, "serving") else agent["state"]
     return f"{mode} {where}"

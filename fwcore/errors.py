@@ -32,5 +32,9 @@ class InvalidRecovery(FwagentError):
     """A way of going on from a checkpoint that there is not; nothing was changed."""
 
 
+class InvalidFilter(FwagentError):
+    """A MongoDB filter that the server or the driver does not understand."""
+
+
 class InvalidSettings(FwagentError):
     """A ``my_launchpad.yaml``, a ``my_fworker.yaml`` or a database URI that cannot be used."""

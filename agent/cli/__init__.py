@@ -16,6 +16,7 @@ from fwcore.errors import (
     DatabaseRefused,
     DatabaseUnreachable,
     FwagentError,
+    InvalidFilter,
     InvalidSettings,
     InvalidWorkflow,
 )
@@ -54,7 +55,8 @@ def exit_status(error: FwagentError) -> int:
 
     if isinstance(error, (DatabaseUnreachable, DatabaseRefused)):
         return UNREACHABLE
-    return USAGE if isinstance(error, (ConfigError, InvalidSettings, InvalidWorkflow)) else FAILED
+    for_the_user = (ConfigError, InvalidFilter, InvalidSettings, InvalidWorkflow)
+    return USAGE if isinstance(error, for_the_user) else FAILED
 
 
 ConfigOption = Annotated[
@@ -100,6 +102,15 @@ def _main(
     ctx.obj = config
 
 
+def storable(number: int | list[int] | None) -> int | list[int] | None:
+    """Return ids as they were given; raise BadParameter for one that no database can hold."""
+    numbers = number if isinstance(number, list) else [number or 0]
+    for each in numbers:
+        if abs(each) >= 1 << 63:
+            raise typer.BadParameter(f"{each} is larger than any number of a Firework")
+    return number
+
+
 def chosen(ctx: typer.Context, config: Path | None) -> Path | None:
     """Return the configuration given to the command, else the one given before it."""
     given: Path | None = config if config is not None else ctx.obj
@@ -134,9 +145,10 @@ def main() -> None:
 def _leave(code: Any) -> NoReturn:
     """End at once: pymongo would wait half a second for threads that have nothing to do any more."""
     status = code if isinstance(code, int) else int(code is not None)
-    try:
-        sys.stdout.flush()
-        sys.stderr.flush()
-    except OSError:  # nobody reads it any more
-        status = status or 1
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            if stream is not None:  # as it is where the shell has closed it
+                stream.flush()
+        except OSError:  # nobody reads it any more
+            status = status or 1
     os._exit(status)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from agent.cli import ConfigOption, JsonOption, chosen
+from agent.cli import ConfigOption, JsonOption, chosen, storable
 
 if TYPE_CHECKING:
     from fwcore.launchpad import LaunchPad
@@ -24,7 +25,13 @@ _PANEL = "Change Fireworks"
 
 _Ids = Annotated[
     list[int] | None,
-    typer.Option("--fw-id", "-i", metavar="FW_ID", help="This Firework; may be repeated."),
+    typer.Option(
+        "--fw-id",
+        "-i",
+        metavar="FW_ID",
+        callback=storable,
+        help="This Firework; may be repeated.",
+    ),
 ]
 _Name = Annotated[str, typer.Option("--name", "-n", metavar="NAME", help="Those of this name.")]
 _State = Annotated[
@@ -57,7 +64,9 @@ class _Selection:
     @property
     def plain(self) -> list[int]:
         """The ids, if nothing else is asked for: what there is not is then told one by one."""
-        return [] if self.name or self.state or self.query else list(self.fw_ids or ())
+        if self.name or self.state or self.query:
+            return []
+        return list(dict.fromkeys(self.fw_ids or ()))
 
     def filter(self) -> dict[str, Any]:
         """Return the MongoDB filter; raise BadParameter."""
@@ -129,9 +138,13 @@ def rerun(
     mode = "cp" if copy_data else "prev_dir" if previous_dir else None
     recovery = Recovery(mode) if task_level else None
     chosen_ones = _Selection(fw_id, name, state, query)
-    with _asked(ctx, config, chosen_ones, "rerun", yes=yes, as_json=as_json) as (launchpad, ids):
-        changed = launchpad.rerun(ids, recovery=recovery, duplicates=duplicates)
-    _tell(changed, as_json)
+    with _asked(ctx, config, chosen_ones, "rerun", yes=yes, as_json=as_json) as (
+        launchpad,
+        ids,
+        told,
+    ):
+        changed = launchpad.rerun(ids, recovery=recovery, duplicates=duplicates, told=told)
+    _tell(changed, as_json, told.left)
 
 
 def defuse(
@@ -146,9 +159,13 @@ def defuse(
 ) -> None:
     """Take Fireworks out of the flow, like `lpad defuse_fws`; `lpad reignite_fws` brings them back."""
     chosen_ones = _Selection(fw_id, name, state, query)
-    with _asked(ctx, config, chosen_ones, "defuse", yes=yes, as_json=as_json) as (launchpad, ids):
-        changed = launchpad.defuse(ids)
-    _tell(changed, as_json)
+    with _asked(ctx, config, chosen_ones, "defuse", yes=yes, as_json=as_json) as (
+        launchpad,
+        ids,
+        told,
+    ):
+        changed = launchpad.defuse(ids, told=told)
+    _tell(changed, as_json, told.left)
 
 
 def forget(
@@ -162,17 +179,25 @@ def forget(
     as_json: JsonOption = False,
 ) -> None:
     """Stop looking for the reports of Fireworks, like `lpad forget_offline`. Their states stay as they are."""
+    from agent.results import FAILED, OK
+
     chosen_ones = _Selection(fw_id, name, state, query)
-    with _asked(ctx, config, chosen_ones, "forget", yes=yes, as_json=as_json) as (launchpad, ids):
-        forgotten = launchpad.forget(ids)
+    with _asked(ctx, config, chosen_ones, "forget", yes=yes, as_json=as_json) as (
+        launchpad,
+        ids,
+        told,
+    ):
+        forgotten = launchpad.forget(ids, told=told)
     rows = [{"fw_id": each.fw_id, "launch_id": each.launch_id} for each in forgotten]
     if as_json:
         typer.echo(json.dumps({"forgotten": rows}))
-        return
-    for row in rows:
-        typer.echo(f"Firework {row['fw_id']}: launch {row['launch_id']} is not looked for any more")
-    if not rows:
-        typer.echo("there was nothing to forget")
+    else:
+        for row in rows:
+            launch = f"launch {row['launch_id']}"
+            typer.echo(f"Firework {row['fw_id']}: {launch} is not looked for any more")
+        if not rows:
+            typer.echo("there was nothing to forget")
+    raise typer.Exit(FAILED if told.left else OK)
 
 
 @contextmanager
@@ -184,8 +209,8 @@ def _asked(
     *,
     yes: bool,
     as_json: bool,
-) -> Iterator[tuple[LaunchPad, list[int]]]:
-    """Yield the LaunchPad and the Fireworks selected; ask first if there are many."""
+) -> Iterator[tuple[LaunchPad, list[int], _Work]]:
+    """Yield the LaunchPad, the Fireworks selected, and what is to be told of how many are done; ask first if many."""
     from agent.config import load_config
     from agent.results import FAILED, USAGE
 
@@ -200,9 +225,59 @@ def _asked(
         if len(ids) > _UNASKED and not yes and not _confirmed(what, ids, ask=not as_json):
             typer.echo("nothing was changed; --yes does it without asking", err=True)
             raise typer.Exit(USAGE)
-        yield launchpad, ids
+        with _watched(what, len(ids), quiet=as_json) as told:
+            yield launchpad, ids, told
     finally:
         launchpad.close()
+
+
+class _Work:
+    """How far it is, and whether it is to end there."""
+
+    def __init__(self, total: int, advance: Callable[[int], None]) -> None:
+        self._total, self._advance = total, advance
+        self._interrupted = False
+        #: Fireworks that were not dealt with, because somebody has ended it.
+        self.left = 0
+
+    def interrupt(self, _number: int, _frame: object) -> None:
+        self._interrupted = True
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+    def __call__(self, done: int) -> bool:
+        self._advance(done)
+        self.left = self._total - done if self._interrupted else 0
+        return not self._interrupted
+
+
+@contextmanager
+def _watched(what: str, total: int, *, quiet: bool) -> Iterator[_Work]:
+    """Show a bar on a terminal; the first Ctrl-C ends the work after a batch, the second at once.
+
+    So what was done is told: a batch is changed as a whole, and those after it are as they were.
+    """
+    with _bar(what, total, quiet=quiet) as advance:
+        work = _Work(total, advance)
+        before = signal.signal(signal.SIGINT, work.interrupt)
+        try:
+            yield work
+        finally:
+            signal.signal(signal.SIGINT, before)
+    if work.left:
+        typer.echo(f"stopped: {work.left} of {total} Fireworks were left as they are", err=True)
+
+
+@contextmanager
+def _bar(what: str, total: int, *, quiet: bool) -> Iterator[Callable[[int], None]]:
+    if quiet or total <= _UNASKED or not sys.stderr.isatty():
+        yield lambda _done: None
+        return
+    from rich.console import Console
+    from rich.progress import Progress
+
+    with Progress(console=Console(stderr=True), transient=True) as progress:
+        task = progress.add_task(what, total=total)
+        yield lambda done: progress.update(task, completed=done)
 
 
 def _confirmed(what: str, ids: list[int], *, ask: bool) -> bool:
@@ -211,7 +286,7 @@ def _confirmed(what: str, ids: list[int], *, ask: bool) -> bool:
     return ask and sys.stdin.isatty() and typer.confirm("go on?", err=True)
 
 
-def _tell(changed: Changed, as_json: bool) -> None:
+def _tell(changed: Changed, as_json: bool, left: int) -> None:
     from agent.results import DEFERRED, FAILED, OK
 
     lists = {
@@ -227,5 +302,5 @@ def _tell(changed: Changed, as_json: bool) -> None:
         for word, rows in (("left alone", changed.skipped), ("not now", changed.deferred)):
             for each in rows:
                 typer.echo(f"{word}: Firework {each.fw_id}: {each.reason}", err=True)
-    status = FAILED if changed.skipped else OK
+    status = FAILED if changed.skipped or left else OK
     raise typer.Exit(DEFERRED if changed.deferred else status)

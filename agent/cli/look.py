@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from agent.cli import ConfigOption, JsonOption, chosen
+from agent.cli import ConfigOption, JsonOption, chosen, storable
 
 if TYPE_CHECKING:
     from agent.config import Config
@@ -81,6 +81,8 @@ def _watch(look: Callable[[], str | list[str]]) -> None:
             found = look()
             if isinstance(found, str):
                 typer.echo(found)
+            elif not screen.console.is_terminal:
+                typer.echo("\n".join([*found, ""]))  # Live would say nothing until the end
             else:
                 screen.update(Text("\n".join(found)), refresh=True)
             end.wait(_EVERY)
@@ -90,7 +92,13 @@ def runs(
     ctx: typer.Context,
     fw_id: Annotated[
         list[int] | None,
-        typer.Option("--fw-id", "-i", metavar="FW_ID", help="Of this Firework; may be repeated."),
+        typer.Option(
+            "--fw-id",
+            "-i",
+            metavar="FW_ID",
+            callback=storable,
+            help="Of this Firework; may be repeated.",
+        ),
     ] = None,
     name: Annotated[
         str, typer.Option("--name", "-n", metavar="NAME", help="Of Fireworks of this name.")
@@ -176,7 +184,9 @@ def doctor(
 
 def explain(
     ctx: typer.Context,
-    fw_id: Annotated[int, typer.Argument(metavar="FW_ID", help="Of this Firework.")],
+    fw_id: Annotated[
+        int, typer.Argument(metavar="FW_ID", callback=storable, help="Of this Firework.")
+    ],
     config: ConfigOption = None,
     as_json: JsonOption = False,
 ) -> None:

@@ -18,8 +18,6 @@ if TYPE_CHECKING:
     from fwcore.tally import Period, Tally
 
 _PAGE = Path("fwagent-report.html")
-#: Seconds; the server may count six times as long before it is given up.
-_TIMEOUT = 30.0
 
 
 def add_to(app: typer.Typer) -> None:
@@ -67,7 +65,7 @@ def report(
     settings = load_config(chosen(ctx, config))
     worker = None if any_worker else settings.fworker().name
     span = period(begin, now)
-    launchpad = settings.connect(timeout=_TIMEOUT)
+    launchpad = settings.connect()
     try:
         launchpad.check()
         found = _counted(launchpad, span, worker, quiet=as_json)

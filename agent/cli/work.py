@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from agent.cli import ConfigOption, JsonOption, VerboseOption, chosen
+from agent.cli import ConfigOption, JsonOption, VerboseOption, chosen, storable
 
 if TYPE_CHECKING:
     from agent.loop import Parts
@@ -21,7 +21,13 @@ if TYPE_CHECKING:
 _DAEMON, _ONCE = "The daemon", "Once, by hand or from cron"
 _FwIds = Annotated[
     list[int] | None,
-    typer.Option("--fw-id", "-i", metavar="FW_ID", help="Only this Firework; may be repeated."),
+    typer.Option(
+        "--fw-id",
+        "-i",
+        metavar="FW_ID",
+        callback=storable,
+        help="Only this Firework; may be repeated.",
+    ),
 ]
 
 
@@ -218,7 +224,8 @@ def add(
 def unlock(
     ctx: typer.Context,
     fw_ids: Annotated[
-        list[int], typer.Argument(metavar="FW_ID...", help="Any Firework of the workflow.")
+        list[int],
+        typer.Argument(metavar="FW_ID...", callback=storable, help="Any Firework of the workflow."),
     ],
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
     config: ConfigOption = None,

@@ -12,7 +12,7 @@ from concurrent.futures import Future
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, TypeVar
 
-from agent.jobs import JobEnd, QueuedJob, QueueSilent, Submission, Submitted
+from agent.jobs import JobEnd, NotWaitedFor, QueuedJob, QueueSilent, Submission, Submitted
 
 if TYPE_CHECKING:
     from agent.queue import Queue
@@ -176,4 +176,4 @@ class _Handed:
 
 
 def _stopped() -> QueueSilent:
-    return QueueSilent("the queue is not waited for: fwagent stops")
+    return NotWaitedFor("the queue is not waited for: fwagent stops")

@@ -14,6 +14,8 @@ from fwcore.rerun import Change, Changes, Recovery, plan_defuse, plan_rerun, pla
 from fwcore.world import World
 from fwrunner.protocol import Report
 
+#: Is told, after each batch, how many Fireworks were dealt with; False ends it there.
+Told = Callable[[int], bool]
 _Make = Callable[[World, Sequence[int], datetime], Changes]
 
 
@@ -26,6 +28,7 @@ class Changing(Isolating):
         *,
         recovery: Recovery | None = None,
         duplicates: bool = True,
+        told: Told = bool,
     ) -> Changed:
         """Let Fireworks run again, as `lpad rerun_fws`: their launches are archived, they are READY again.
 
@@ -37,7 +40,7 @@ class Changing(Isolating):
         are damaged.
         """
         make = partial(plan_rerun, recovery=recovery, duplicates=duplicates)
-        return self._change(fw_ids, make, duplicates)
+        return self._change(fw_ids, make, duplicates, told)
 
     def rerun_lost(self, ends: Iterable[Report]) -> Changed:
         """Let Fireworks run again whose jobs were lost; ``ends`` are the FIZZLED reports of their launches.
@@ -46,36 +49,46 @@ class Changing(Isolating):
         goes on from its checkpoint. Skipped is what has ended, was archived or is held meanwhile.
         """
         by_firework = {end.fw_id: end for end in ends if end.fw_id is not None}
-        return self._change(by_firework, partial(plan_rerun_lost, ends=by_firework), True)
+        return self._change(by_firework, partial(plan_rerun_lost, ends=by_firework), True, bool)
 
-    def defuse(self, fw_ids: Iterable[int], *, duplicates: bool = True) -> Changed:
+    def defuse(
+        self, fw_ids: Iterable[int], *, duplicates: bool = True, told: Told = bool
+    ) -> Changed:
         """Take Fireworks out of the flow until `lpad reignite_fws`, as `lpad defuse_fws`.
 
         RESERVED, RUNNING and COMPLETED ones are rerun before, with all that this means; the launches of others
         stay as they are. ``duplicates`` are rerun, but not defused. Skipped are DEFUSED, ARCHIVED and unknown
         Fireworks, deferred those in workflows that somebody else has locked or that are damaged.
         """
-        return self._change(fw_ids, partial(plan_defuse, duplicates=duplicates), duplicates)
+        make = partial(plan_defuse, duplicates=duplicates)
+        return self._change(fw_ids, make, duplicates, told)
 
-    def forget(self, fw_ids: Iterable[int]) -> list[Forgotten]:
+    def forget(self, fw_ids: Iterable[int], *, told: Told = bool) -> list[Forgotten]:
         """Retire all offline runs of Fireworks, as `lpad forget_offline`; return those that were not retired.
 
         What these jobs still report is ignored. Fireworks and launches stay as they are, so no lock is needed;
         a run that is being completed at the same time is completed before or after.
         """
         forgotten: list[Forgotten] = []
+        done = 0
         with self._reaching():
             for batch in batches(list(dict.fromkeys(fw_ids)), BATCH):
-                query = {"fw_id": {"$in": batch}, "deprecated": False}
+                # Launches have an index of their Fireworks, offline runs of their launches.
+                launches = self._db.launches.find({"fw_id": {"$in": batch}}, {"launch_id": 1})
+                launch_ids = [launch["launch_id"] for launch in launches]
+                query = {"launch_id": {"$in": launch_ids}, "deprecated": False}
                 wanted = {"fw_id": 1, "launch_id": 1}
                 runs = list(self._db.offline_runs.find(query, wanted, batch_size=WHOLE))
                 found = {"_id": {"$in": [run["_id"] for run in runs]}}
                 self._db.offline_runs.update_many(found, {"$set": {"deprecated": True}})
                 forgotten += [Forgotten(run["fw_id"], run["launch_id"]) for run in runs]
+                done += len(batch)
+                if not told(done):
+                    break
         return forgotten
 
-    def _change(self, fw_ids: Iterable[int], make: _Make, duplicates: bool) -> Changed:
-        result = Changed()
+    def _change(self, fw_ids: Iterable[int], make: _Make, duplicates: bool, told: Told) -> Changed:
+        result, done = Changed(), 0
         with self._reaching():
             for batch in batches(list(dict.fromkeys(fw_ids)), BATCH):
                 self._in_parts(
@@ -85,6 +98,9 @@ class Changing(Isolating):
                     ),
                     lambda fw_id, reason: result.deferred.append(Change(fw_id, reason=reason)),
                 )
+                done += len(batch)
+                if not told(done):
+                    break
         return result
 
     def _change_some(self, fw_ids: list[int], make: _Make, duplicates: bool) -> Changes:

@@ -7,8 +7,10 @@ from datetime import datetime
 from typing import Any
 
 from pymongo import DESCENDING
+from pymongo.errors import OperationFailure
 
 from fwcore.documents import iso, parse_time
+from fwcore.errors import InvalidFilter
 from fwcore.launchpad.records import OpenLaunch, Refusal, Run, Story
 from fwcore.launchpad.session import Session, holder_of
 from fwcore.lost import MARK
@@ -16,6 +18,10 @@ from fwcore.states import ACTIVE, FINAL
 from fwcore.worker import Worker
 
 Document = dict[str, Any]
+
+#: What a server says of a filter: BadValue, FailedToParse, TypeMismatch, JSInterpreterFailure, an invalid regex.
+_NO_FILTER = frozenset((2, 9, 14, 139, 51091))
+_FILTER_HINT = 'it is a MongoDB filter on Fireworks as JSON, say {"spec.batch": {"$in": [1, 2]}}'
 
 # Of a history, all but the checkpoints, which may be large.
 _RUN = dict.fromkeys(
@@ -137,9 +143,17 @@ class Queries(Session):
         return [_run(launch, names.get(launch.get("fw_id"), "")) for launch in found]
 
     def select(self, query: Mapping[str, Any]) -> list[int]:
-        """Return the Fireworks that a MongoDB filter finds, in the order of their ids."""
+        """Return the Fireworks that a MongoDB filter finds, in the order of their ids; raise InvalidFilter."""
         with self._reaching():
-            return sorted(doc["fw_id"] for doc in self._db.fireworks.find(query, {"fw_id": 1}))
+            try:
+                return sorted(doc["fw_id"] for doc in self._db.fireworks.find(query, {"fw_id": 1}))
+            except OverflowError as error:
+                raise InvalidFilter(f"the query cannot be asked: {error}", _FILTER_HINT) from None
+            except OperationFailure as error:
+                if error.code not in _NO_FILTER:
+                    raise
+                reason = str(error).partition(", full error:")[0]
+                raise InvalidFilter(f"the query is no filter: {reason}", _FILTER_HINT) from None
 
     def fw_states(self, fw_ids: Iterable[int] | None = None) -> dict[int, tuple[str, str]]:
         """Return {fw_id: (state, name)}, of some Fireworks or of all."""

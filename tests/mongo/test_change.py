@@ -1,6 +1,13 @@
 """`fwagent rerun`, `defuse` and `forget`: whom they choose, when they ask, and what they tell."""
 
+import os
+import signal
+
 import pytest
+from typer.testing import CliRunner
+
+from agent.cli import commands
+from agent.cli.change import _Work
 
 
 def states(entries):
@@ -77,8 +84,28 @@ def test_usage(site, words):
     assert "Traceback" not in site.run("rerun", *words, status=2).stderr
 
 
-def test_a_filter_that_the_server_refuses(site):
-    assert "refused" in site.run("forget", "-q", '{"$no": 1}', status=4).stderr
+@pytest.mark.parametrize(
+    ("query", "words"),
+    [
+        ('{"$no": 1}', "unknown top level operator: $no"),
+        ('{"fw_id": {"$in": 1}}', "$in needs an array"),
+        ('{"name": {"$regex": "("}}', "egular expression is invalid"),
+        ('{"fw_id": 99999999999999999999}', "8-byte ints"),
+    ],
+)
+def test_a_query_that_is_no_filter_is_the_users(site, query, words):
+    told = site.run("forget", "-q", query, status=2).stderr
+    assert words in told
+    assert "hint:  it is a MongoDB filter" in told
+
+
+@pytest.mark.parametrize(
+    "words", [["rerun", "-i"], ["forget", "-i"], ["explain"], ["runs", "-i"], ["recover", "-i"]]
+)
+def test_a_number_that_no_database_can_hold(site, words):
+    told = site.run(*words, str(1 << 63), status=2).stderr
+    assert "is larger than any number of a Firework" in told
+    assert "Traceback" not in told
 
 
 def test_task_level_without_a_checkpoint(site, store):
@@ -86,3 +113,26 @@ def test_task_level_without_a_checkpoint(site, store):
     site.launch_one()
     done = site.json("rerun", "-i", fw_id, "--task-level", status=1)
     assert done["skipped"][0]["fw_id"] == fw_id
+
+
+@pytest.mark.parametrize("command", ["rerun", "defuse", "forget"])
+def test_ctrl_c_ends_it_after_a_batch_and_tells_what_was_done(
+    site, store, db, monkeypatch, command
+):
+    store.add(*({} for _ in range(12)))
+    monkeypatch.setattr("fwcore.launchpad.changes.BATCH", 5)
+    monkeypatch.setattr("agent.cli.change._Work.__call__", _interrupted_at_once)
+    done = CliRunner().invoke(commands(), [command, "-c", str(site.config), "-s", "READY", "--yes"])
+    assert done.exit_code == 1
+    assert "stopped: 7 of 12 Fireworks were left as they are" in done.output
+    if command == "defuse":
+        assert db.fireworks.count_documents({"state": "DEFUSED"}) == 5
+        assert done.output.count(": DEFUSED") == 5
+
+
+_go_on = _Work.__call__
+
+
+def _interrupted_at_once(work, done):
+    os.kill(os.getpid(), signal.SIGINT)
+    return _go_on(work, done)

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from fwrunner.protocol import write_atomic
-from tests.support.agent import TASKS, WORKER, stock_report, wait_until, write_toml
+from tests.support.agent import FWAGENT, TASKS, WORKER, stock_report, wait_until, write_toml
 
 WORKFLOW = {
     "name": "pair",
@@ -77,7 +77,7 @@ def test_2_without_a_configuration(site):
     done = site.run("status", config=False, status=2, fresh=True)
     assert done.stdout == ""
     assert "error: there is no configuration at" in done.stderr
-    assert "hint:  write one after config.example.toml" in done.stderr
+    assert "hint:  fwagent init writes one" in done.stderr
     assert "--config" in done.stderr
 
 
@@ -839,3 +839,9 @@ def test_a_readable_password_is_refused_with_the_command_to_run(site):
     done = site.run("status", status=2)
     assert f"run: chmod 600 {site.config}" in done.stderr
     assert "s3cr3t" not in done.stderr
+
+
+def test_a_shell_that_has_closed_stdout(site):
+    command = ["sh", "-c", '"$@" >&-', "sh", *FWAGENT, "-c", str(site.config), "runs"]
+    done = subprocess.run(command, stderr=subprocess.PIPE, env=site.environment, check=False)
+    assert (done.returncode, done.stderr) == (0, b"")

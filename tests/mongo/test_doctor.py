@@ -276,3 +276,42 @@ def test_every_check_is_guarded(site, monkeypatch):
     (check,) = [check for check in found if check.title == "launch root"]
     assert check.verdict == "warn"
     assert found[-1].title != "launch root"
+
+
+def test_a_broken_worker_file_is_told_once(site, tmp_path):
+    file = tmp_path / "my_fworker.yaml"
+    file.write_text("name: 7\n")
+    site.configure(worker={"file": str(file), "name": None})
+    site.config.chmod(0o666)
+    checks = examined(site, status=1)
+    writable, broken = checks["configuration"]
+    assert writable["seen"].startswith("others may change it")
+    assert (broken["verdict"], str(file) in broken["seen"]) == ("fail", True)
+    assert only(checks["database"])["verdict"] == "pass"
+    assert "locks" in checks
+    assert "agent" not in checks
+
+
+@pytest.mark.parametrize(
+    ("watches", "instances", "scarce"),
+    [(8192, 128, ""), (8192, 8, "instances"), (10, 8, "watches")],
+)
+def test_limits_of_inotify(tmp_path, monkeypatch, watches, instances, scarce):
+    monkeypatch.setattr(doctor, "INOTIFY", tmp_path)
+    (tmp_path / "max_user_watches").write_text(f"{watches}\n")
+    (tmp_path / "max_user_instances").write_text(f"{instances}\n")
+    check = doctor._inotify()
+    assert check.seen == f"{watches} watches and {instances} instances for all programs of yours"
+    assert check.verdict == ("warn" if scarce else "pass")
+    assert f"max_user_{scarce}" in check.hint if scarce else not check.hint
+
+
+def test_no_instance_of_inotify_is_left(monkeypatch):
+    def refuse(_told):
+        raise OSError(24, "inotify: no instance is left")
+
+    monkeypatch.setattr(doctor, "Inotify", refuse)
+    check = doctor._inotify()
+    assert check.verdict == "warn"
+    assert check.seen.startswith("inotify: no instance is left; ")
+    assert "fs.inotify.max_user_" in check.hint

@@ -152,7 +152,7 @@ def test_the_number_of_commands_does_not_depend_on_the_number_of_fireworks(
     rerun, defuse, forget = costs[:3]
     assert rerun <= 17
     assert defuse <= 14
-    assert forget == 2
+    assert forget == 3
 
 
 # ------------------------------------------------------------------------- what others do in between
@@ -330,3 +330,18 @@ def test_nothing_is_asked_for(slow, wire) -> None:
     assert not slow.defuse([]).changed
     assert slow.forget([]) == []
     assert len(wire.commands) == before
+
+
+def test_forget_reads_what_it_forgets_only(lp, db) -> None:
+    """Offline runs have no index of their Fireworks."""
+    ids = [add(lp, {"a": ""})["a"] for _ in range(3)]
+    stage(lp, *ids)
+    lp.prepare()
+    db.command("profile", 2)
+    try:
+        assert len(lp.forget(ids[:1])) == 1
+    finally:
+        db.command("profile", 0)
+    found = list(db.system.profile.find({"ns": f"{db.name}.offline_runs"}))
+    db.system.profile.drop()
+    assert [each["docsExamined"] for each in found] == [1, 1]

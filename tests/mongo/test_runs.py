@@ -98,3 +98,12 @@ def test_status_goes_on_until_it_is_interrupted(site):
         watching.send_signal(signal.SIGINT)
         assert watching.wait(10) == 0
     assert all(document["database"]["reachable"] for document in seen)
+
+
+def test_status_goes_on_without_a_terminal_too(site):
+    command = [*FWAGENT, "--config", str(site.config), "status", "--watch"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, env=site.environment) as watching:
+        assert watching.stdout is not None
+        assert watching.stdout.readline().startswith(b"worker ")
+        watching.send_signal(signal.SIGINT)
+        assert watching.wait(10) == 0

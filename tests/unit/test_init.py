@@ -74,6 +74,9 @@ def test_a_rocket_launch_that_is_not_offline_is_replaced(home, rocket):
     config = load_config(config_of(home))
     assert config.queue.runner == "python3 -m fwrunner"
     Scripts(config)
+    # What comes after a key that is set must not look like another choice for it.
+    assert config_of(home).read_text().rstrip().endswith('runner = "python3 -m fwrunner"')
+    assert config_of(home).read_text().count("runner =") == 1
 
 
 def test_nothing_is_overwritten_without_force(home):
@@ -136,6 +139,22 @@ class TestWhereFireWorksLooks:
         assert found.worker == named
         assert found.launchpad == home / ".fireworks" / "my_launchpad.yaml"
         assert found.queue is None
+
+    def test_a_file_that_is_named_and_not_there_is_told_of(self, home):
+        (home / ".fireworks" / "FW_config.yaml").write_text("FWORKER_LOC: /nowhere/worker.yaml\n")
+        assert "/nowhere/worker.yaml cannot be read" in run("--yes", status=2)
+        assert not config_of(home).exists()
+
+    def test_the_current_directory_goes_before_what_a_config_names(self, home):
+        """As for `lpad`, whose --config_dir is "." unless the config says otherwise."""
+        config = home / ".fireworks" / "FW_config.yaml"
+        named = home / ".fireworks" / "my_launchpad.yaml"
+        own = home / "here" / "my_launchpad.yaml"
+        own.write_text(LAUNCHPAD)
+        config.write_text(f"LAUNCHPAD_LOC: {named}\n")
+        assert first.find_fireworks({}, home / "here").launchpad == own
+        config.write_text(f"LAUNCHPAD_LOC: {named}\nCONFIG_FILE_DIR: {home}\n")
+        assert first.find_fireworks({}, home / "here").launchpad == named
 
     def test_the_variable_comes_last(self, home):
         folder = home / "project"

@@ -167,6 +167,17 @@ def test_what_was_asked_before_any_agent_ran_and_while_the_database_is_down(conf
     assert any("paused by you@login2" in line for line in lines(collect(config)))
 
 
+def test_an_agent_that_was_killed_is_not_running(config, launchpad, monkeypatch):
+    launchpad.held = lease(live=True)
+    monkeypatch.setattr("agent.status.is_gone", lambda host, pid: (host, pid) == ("login2", 77))
+    document = collect(config)
+    assert document["agent"]["state"] == "gone"
+    assert (
+        "agent      process 77 on login2 was killed; its lease ends within a minute"
+        in lines(document)[1]
+    )
+
+
 def test_a_lease_that_is_over_tells_nothing(config, launchpad):
     launchpad.held = lease(live=False)
     assert collect(config)["agent"]["state"] == "down"
