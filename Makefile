@@ -29,9 +29,15 @@ help: ## list the targets
 demo: $(DEMO) ## a real workflow on a throwaway database, shown live
 	$(BIN)/fwagent demo
 
+# The daemon as a whole. All of it must hold as well when no file event ever comes.
+END_TO_END := tests/cluster/test_whole.py tests/cluster/test_beside_qlaunch.py tests/faults/test_database_down.py \
+  tests/interop/test_main_job.py tests/mongo/test_daemon.py tests/faults/test_bad_input.py tests/mongo/test_modes.py \
+  tests/mongo/test_locks.py
+
 .PHONY: test
 test: system $(TEST) $(FW) lint ## everything: checks, and all tests against the real components
 	$(BIN)/pytest $(AT_ONCE) $(PYTEST_ARGS)
+	$(if $(strip $(PYTEST_ARGS)),,FWAGENT_TEST_EVENTS=no $(BIN)/pytest $(AT_ONCE) $(END_TO_END))
 
 .PHONY: test-unit
 test-unit: $(TEST) ## the tests that need no server

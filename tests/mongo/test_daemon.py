@@ -44,7 +44,7 @@ def test_a_workflow_runs_by_itself(site, store, events):
         SCRIPT,
         links={1: [2, 3], 2: [4], 3: [4], 4: [5], 5: [6]},
     )
-    sync = {} if events else {"events": False, "outbox_interval": 0.3}
+    sync = {"events": True} if events else {"events": False, "outbox_interval": 0.3}
     site.configure(queue={"type": "local"}, sync=sync)
     with site.daemon() as daemon:
         daemon.wait_for("applied", fw_id=e, state="FIZZLED")

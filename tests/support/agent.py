@@ -45,6 +45,9 @@ TASKS = [{"_fw_name": "ScriptTask", "script": "true"}]
 #: What the tests give a configuration unless they say otherwise: no timer fires by itself.
 NEVER = 86400
 _QUIET = {"sweep_interval": NEVER, "outbox_interval": NEVER, "reserve_interval": NEVER}
+#: The same for those that `make test` runs once more, with all events lost.
+_NO_EVENTS = {"events": False, "sweep_interval": 0.5, "outbox_interval": 0.3}
+WITHOUT_EVENTS = os.environ.get("FWAGENT_TEST_EVENTS") == "no"
 
 # Becomes fwagent with a lease that is worth waiting for.
 _SHORT_LEASE = """\
@@ -125,7 +128,7 @@ class Site:
             "worker": {"name": self.worker},
             "launch": {"root": str(self.root)},
             "queue": {"type": "none"},
-            "sync": dict(_QUIET),
+            "sync": {**_QUIET, **(_NO_EVENTS if WITHOUT_EVENTS else {})},
         }
         for section, keys in sections.items():
             tree.setdefault(section, {}).update(keys)
