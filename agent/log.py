@@ -60,6 +60,8 @@ def set_up(level: int = logging.INFO) -> None:
     )
     # It calls events that come while a watch is being removed an error; sweeps find what events miss.
     logging.getLogger("watchdog").setLevel(logging.CRITICAL)
+    # A timer that a busy machine skips is due again at the next tick, and is nothing to tell of.
+    logging.getLogger("apscheduler").setLevel(logging.ERROR)
     structlog.configure(
         processors=[*processors, _with_priority(renderer) if journal else renderer],
         wrapper_class=structlog.make_filtering_bound_logger(level),

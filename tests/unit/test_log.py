@@ -71,3 +71,14 @@ def test_json_in_the_journal_is_json():
     # The journal takes the priority off.
     line = logged("journal", FWAGENT_LOG="json")[1].removeprefix("<6>")
     assert json.loads(line)["event"] == "serving"
+
+
+def test_a_library_that_skips_a_timer_says_nothing_and_an_error_of_it_is_seen():
+    code = (
+        "import logging; from agent import log; log.set_up(); "
+        "told = logging.getLogger('apscheduler.scheduler'); told.warning('skipped'); told.error('broken')"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60
+    )
+    assert done.stderr == "broken\n"
