@@ -13,6 +13,7 @@ class Backoff:
         self._last = last
         self._pause = first
         self._until = 0.0
+        self._tried = 0.0
 
     @property
     def failing(self) -> bool:
@@ -24,10 +25,16 @@ class Backoff:
         """How long to wait until the next try; 0 or less: it is time."""
         return self._until - time.monotonic()
 
+    def hurry(self) -> None:
+        """Start again with the first pause, counted from the last try: there is more to try for than then."""
+        self._pause = self._first
+        self._until = min(self._until, self._tried + self._first)
+
     def failed(self) -> float:
         """Note a failure and return the pause that follows."""
         pause, self._pause = self._pause, min(self._pause * 2, self._last)
-        self._until = time.monotonic() + pause
+        self._tried = time.monotonic()
+        self._until = self._tried + pause
         return pause
 
     def succeeded(self) -> bool:

@@ -92,17 +92,22 @@ def check(
             continue
         batch[place] = found
         if len(batch) == _BATCH:
-            yield from _checked(launchpad, worker, batch)
+            yield from _checked(launchpad, worker, batch, max_size)
             batch = {}
-    yield from _checked(launchpad, worker, batch)
+    yield from _checked(launchpad, worker, batch, max_size)
 
 
-def _checked(launchpad: LaunchPad, worker: str, batch: Mapping[str, Claimed]) -> Iterator[Checked]:
+def _checked(
+    launchpad: LaunchPad, worker: str, batch: Mapping[str, Claimed], max_size: int
+) -> Iterator[Checked]:
     numbers = {each.launch_id for each in batch.values()}
     known = {launch.launch_id: launch for launch in launchpad.find_launches(numbers)}
     tokens = launchpad.tokens(numbers)
     for place, each in batch.items():
-        reason = _refusal(launchpad, worker, each, known.get(each.launch_id), tokens)
+        launch = known.get(each.launch_id)
+        reason = _refusal(launchpad, worker, each, launch, tokens)
+        if launch is not None and not reason and _is_copy(place, each, launch.launch_dir, max_size):
+            reason = f"it is a copy: launch {each.launch_id} is in {launch.launch_dir}, which is looked at"
         yield Checked(place, each.launch_id, reason)
 
 
@@ -122,6 +127,15 @@ def _refusal(
     if tokens.get(each.launch_id, each.token) != each.token:
         return f"it carries another token than launch {each.launch_id}: of another database, or staged again"
     return ""
+
+
+def _is_copy(place: str, each: Claimed, original: str, max_size: int) -> bool:
+    try:
+        if Path(place).samefile(original):
+            return False
+    except OSError:
+        return False
+    return claimed(original, max_size) == each
 
 
 @dataclass(frozen=True)

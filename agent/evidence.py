@@ -17,7 +17,7 @@ from agent.status import collect
 from agent.tails import last_words
 from fwcore.launchpad import LaunchPad
 from fwcore.launchpad.records import Setbacks
-from fwrunner.protocol import OUTBOX_PATH, NotYet, read_report, rescue
+from fwrunner.protocol import OUTBOX_PATH, STAGED, NotYet, read_report, rescue, spoilt_final
 
 
 def gather(config: Config, fw_id: int) -> Evidence:
@@ -80,7 +80,8 @@ def _files(config: Config, launchpad: LaunchPad, launch: Launch, place: str) -> 
         words=last_words(place, launch.launch_id, launch.job_id),
     )
     if isinstance(report, NotYet):
-        return replace(told, reason=report.reason)
+        spoilt = spoilt_final(place, size) if report.reason == STAGED else ""
+        return replace(told, reason=spoilt or report.reason)
     if report.launch_id != launch.launch_id:
         return replace(told, reason=f"the directory holds launch {report.launch_id} now")
     return replace(told, state=report.state, ping_time=report.ping_time)

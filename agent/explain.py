@@ -252,8 +252,7 @@ def _queued(evidence: Evidence, launch: Launch, said: _Said) -> None:
         _listed(evidence, launch, job, said)
         return
     if (launch.by_hand and launch.job_id is None) or evidence.scheduler == "none":
-        script = f"{launch.launch_dir}/FW_submit.script"
-        said.add("its script is left to a person to submit, and no start was told", script)
+        _by_hand(evidence, launch, said)
         return
     if evidence.silent:
         said.add(f"the queue does not answer, so nothing follows: {evidence.silent}")
@@ -272,6 +271,24 @@ def _queued(evidence: Evidence, launch: Launch, said: _Said) -> None:
         said.add("the agent settles it once it was gone for sync.lost_after seconds")
     else:
         said.add("an agent settles it in two passes", "fwagent run, or twice fwagent sync")
+
+
+def _by_hand(evidence: Evidence, launch: Launch, said: _Said) -> None:
+    files = evidence.files
+    if files is not None and not files.there:
+        said.add(
+            "its launch directory is gone, moved or purged",
+            "fwagent register DIR, where it is now",
+            f"fwagent rerun -i {evidence.fw_id}",
+        )
+    elif launch.state == "RUNNING":
+        age = _age(evidence, launch)
+        said.add(f"it runs, by what it told {age} ago" if age else "it runs; nobody asks a queue")
+    else:
+        said.add(
+            "its script is left to a person to submit, and no start was told",
+            f"{launch.launch_dir}/FW_submit.script",
+        )
 
 
 def _listed(evidence: Evidence, launch: Launch, job: QueuedJob, said: _Said) -> None:

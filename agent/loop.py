@@ -161,6 +161,8 @@ class Agent:
         self._launches = Backoff(*LAUNCH_BACKOFF)
         self._listings = Backoff(*QUEUE_BACKOFF)
         self._searches = Backoff(*SEARCH_BACKOFF)
+        # The launches that the last search was for.
+        self._sought: set[int] = set()
         self._faults, self._silence, self._stuck, self._unmeasured = (Trouble() for _ in range(4))
 
     def run(self) -> None:
@@ -406,10 +408,14 @@ class Agent:
     def _follow(self, result: Result) -> None:
         """Go after launch directories that were moved; to search for them is dear, so seldom."""
         way_back = self._parts.way_back
+        # One that is gone for good must not delay the search for others.
+        if way_back.missing - self._sought:
+            self._searches.hurry()
         if not way_back.missing or self._searches.remaining > 0:
             return
         moved = way_back.follow(self._places, self._parts.config.launch.root)
         self._searches.failed()
+        self._sought = set(way_back.missing)
         if moved:
             self._searches.succeeded()
             self._places.update(moved)

@@ -28,6 +28,7 @@ from fwrunner.protocol import (
     Report,
     read_outbox_entry,
     read_report,
+    spoilt_final,
 )
 from fwrunner.protocol.rescue import read_lines
 
@@ -39,6 +40,8 @@ BATCH_BYTES = 64 * 1024 * 1024
 #: Told of a run that is retired although its job has said nothing.
 SUPERSEDED = "its Firework was rerun or cancelled meanwhile: its offline run is retired"
 
+#: Beside the outbox: its entries that are nobody's in this database.
+IGNORED = "ignored"
 #: Of so many quick looks at a launch directory one looks for all files.
 THOROUGH = 4
 #: Launches by which a run may be opened after a later one: ids are drawn first.
@@ -109,6 +112,8 @@ class WayBack:
         self._launchpad = launchpad
         self._outbox = outbox
         self._max_size = max_size
+        self._root = str(outbox.parent.parent)
+        self._aside = outbox.parent / IGNORED
         self._rescued = rescued
         # Whether other hosts write there, so that listings and stats may be old.
         self._remote = remote
@@ -284,10 +289,20 @@ class WayBack:
 
     def _rescued_entries(self, places: Mapping[int, str]) -> Iterator[Path]:
         # Other databases may be served from the same home directory. Their entries are left alone.
-        for path in _entries(self._rescued) if self._rescued else []:
+        rescued = _entries(self._rescued) if self._rescued else []
+        for path in [*rescued, *self._ours_aside(places)]:
             number = _launch_id(path)
             if number in places and self.memory.foreign.get(path, ()) != _stat(path):
                 yield path
+
+    def _ours_aside(self, places: Mapping[int, str]) -> list[Path]:
+        """Return what an agent of another database, with the same launch root, has put aside and is ours."""
+        entries = {path: _launch_id(path) for path in _entries(self._aside)}
+        wanted = {number for number in entries.values() if number in places}
+        if not wanted:
+            return []
+        tokens = self._launchpad.tokens(wanted)
+        return [path for path, number in entries.items() if _token(path) == tokens.get(number)]
 
     def _apply_rescued_entries(
         self, paths: list[Path], places: Mapping[int, str], result: Result
@@ -312,10 +327,9 @@ class WayBack:
 
     def _set_aside(self, path: Path) -> None:
         # It is nobody's here, but it may be the only copy of somebody's result.
-        aside = self._outbox.parent / "ignored"
-        aside.mkdir(mode=0o700, exist_ok=True)
+        self._aside.mkdir(mode=0o700, exist_ok=True)
         with suppress(FileNotFoundError):
-            path.replace(aside / path.name)
+            path.replace(self._aside / path.name)
 
     def _changed(
         self, places: Mapping[int, str], quick: Collection[int], turn: int
@@ -336,8 +350,16 @@ class WayBack:
         found = []
         seen: dict[int, Print] = {}
         for launch_id, place, signature in looks:
+            if leads := leads_out(place, self._root):
+                result.defer(launch_id, None, leads)
+                continue
             report = read_report(place, self._max_size)
+            spoilt = self._spoilt(place, report, signature)
+            if spoilt:
+                result.defer(launch_id, None, f"{place}: {spoilt}")
             if isinstance(report, NotYet):
+                if spoilt:
+                    continue
                 if report.reason != STAGED:
                     gone = (
                         "" if os.path.lexists(place) else "; the directory is gone, moved or purged"
@@ -351,12 +373,20 @@ class WayBack:
             else:
                 name = ACTION_JSON if report.final and report.fw_id else OFFLINE_JSON
                 found.append(Found(report, _modified(f"{place}/{name}")))
-            seen[launch_id] = _print(signature)
+            if not spoilt:
+                seen[launch_id] = _print(signature)
         applied = self._apply(found, {look.launch_id: look.place for look in looks}, result)
         # Only now: had the database not answered, all of them would have to be read again.
         for outcome in applied.deferred:
             seen.pop(outcome.launch_id, None)
         self.memory.signatures |= seen
+
+    def _spoilt(self, place: str, report: NotYet | Report, signature: Signature) -> str:
+        """Return why the final report that is there tells nothing; it came by a rename, so it stays as it is."""
+        ended = isinstance(report, Report) and report.final
+        if ended or signature[_LOOKED_AT.index(ACTION_JSON)] is None:
+            return ""
+        return spoilt_final(place, self._max_size)
 
     def _apply(
         self, found: Collection[Found], places: Mapping[int, str], result: Result
@@ -416,6 +446,20 @@ def _oldest_first(entries: list[Path]) -> list[Path]:
 def _launch_id(entry: Path) -> int:
     number = entry.name.partition(".")[0]
     return int(number) if number.isdecimal() else -1
+
+
+def _token(entry: Path) -> str:
+    return entry.name.split(".")[1]
+
+
+def leads_out(place: str, root: str) -> str:
+    """Return why a launch directory below the launch root is not read: a link leads out of it. "" if none does."""
+    if not place.startswith(f"{root}/") or os.path.realpath(place).startswith(
+        f"{os.path.realpath(root)}/"
+    ):
+        return ""
+    there = os.path.realpath(place)
+    return f"{place} leads out of the launch root, to {there}: `fwagent register {there}` if it is the launch's"
 
 
 def _same_place(one: str, other: str) -> bool:

@@ -226,6 +226,23 @@ def read_outbox_entry(
         return NotYet(path, getattr(error, "strerror", None) or str(error))
 
 
+def spoilt_final(
+    launch_dir: str, max_size: int = MAX_REPORT_SIZE, owner: Optional[int] = None
+) -> str:
+    """Return why the ``FW_action.json`` of a launch directory cannot be read, "" if it can or is not there.
+
+    ``read_report`` tells what was true before, as if there were none: that is safe, but nobody should wait for ever.
+    """
+    try:
+        parse_report(read_json(os.path.join(launch_dir, ACTION_JSON), max_size, owner))
+    except FileNotFoundError:
+        return ""
+    except Unreadable as error:
+        text = str(error)
+        return text if ACTION_JSON in text else f"{ACTION_JSON}: {text}"
+    return ""
+
+
 def parse_json(data: bytes, name: str) -> Document:
     """Return the JSON object that a file of this name holds; raise Unreadable."""
     try:

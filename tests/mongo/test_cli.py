@@ -660,6 +660,18 @@ def test_register_refuses_a_directory_with_another_token(site, store):
     ]
 
 
+def test_register_refuses_a_copy_while_the_original_is_there(site, store):
+    """It would be looked at in place of the directory that the job writes to."""
+    fw_id = only(store.add())
+    claim = only(store.stock_launches(site.root))
+    copy = site.home / "backup" / "x"
+    shutil.copytree(claim.launch_dir, copy)
+    refused = only(site.json("register", copy.parent, status=1)["refused"])
+    assert f"it is a copy: launch {claim.launch_id} is in {claim.launch_dir}" in refused["reason"]
+    write_atomic(str(Path(claim.launch_dir, "FW_offline.json")), stock_report(claim))
+    assert [row["fw_id"] for row in site.json("recover")["applied"]] == [fw_id]
+
+
 def test_dirs_and_unregister(site, store):
     store.add()
     assert site.run("dirs").stdout == "no launch directory may still tell anything\n"

@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 from datetime import datetime, timezone
+from typing import Any
 
 import pytest
 
@@ -38,6 +39,7 @@ class FakeLaunchPad:
         self.down = False
         self.documents = {}
         self.tails = []
+        self.known_tokens = {}
 
     def now(self):
         return NOW
@@ -68,6 +70,9 @@ class FakeLaunchPad:
 
     def registered(self, worker, *, within=None):
         return self.directories.get(worker, {})
+
+    def tokens(self, launch_ids):
+        return {key: token for key, token in self.known_tokens.items() if key in launch_ids}
 
     def launch_ids_of(self, fw_ids):
         return {fw_id - 100 for fw_id in fw_ids}
@@ -508,6 +513,67 @@ def test_tracked_files_are_read_where_the_launch_is(way_back, launchpad, outbox,
     drop(outbox, 1)
     look(way_back, {1: moved})
     assert launchpad.tails[3:] == [{}]
+
+
+def test_a_final_report_that_cannot_be_read_is_told_at_each_look(way_back, launchpad, tmp_path):
+    place = staged(tmp_path)
+    (place / "FW_action.json").write_bytes(b"\xff{}")
+    for _ in range(2):
+        assert look(way_back, {1: place}).deferred == [
+            {"launch_id": 1, "fw_id": None, "reason": f"{place}: FW_action.json is half-written or not JSON"}
+        ]  # fmt: skip
+    tell(place)
+    result = look(way_back, {1: place})
+    assert ([entry["state"] for entry in result.applied], len(result.deferred)) == (["RUNNING"], 1)
+    tell(place, **DONE)
+    assert look(way_back, {1: place}).deferred == []
+
+
+def test_what_an_earlier_launch_left_is_not_told(way_back, tmp_path):
+    place = staged(tmp_path)
+    report = Report(7, "COMPLETED", str(place), 107, "tok", fwaction={})
+    write_report(str(place / "FW_action.json"), report)
+    assert look(way_back, {1: place}).deferred == []
+
+
+def test_a_launch_directory_that_is_a_link_out_of_the_root_is_not_read(
+    way_back, launchpad, tmp_path_factory, tmp_path
+):
+    elsewhere = staged(tmp_path_factory.mktemp("elsewhere"))
+    tell(elsewhere, **DONE)
+    place = tmp_path / "launcher_1"
+    place.symlink_to(elsewhere)
+    (row,) = look(way_back, {1: place}).deferred
+    assert "leads out of the launch root" in row["reason"]
+    assert f"fwagent register {elsewhere}" in row["reason"]
+    assert launchpad.offered == []
+    # Where the user says that it is, it is read.
+    assert len(look(way_back, {1: elsewhere}).applied) == 1
+
+
+def test_a_link_within_the_root_is_followed(way_back, tmp_path):
+    (tmp_path / "real").mkdir()
+    tell(staged(tmp_path / "real"), **DONE)
+    (tmp_path / "block").symlink_to(tmp_path / "real")
+    assert len(look(way_back, {1: tmp_path / "block" / "launcher_1"}).applied) == 1
+
+
+def test_what_the_agent_of_another_database_put_aside_is_taken_if_it_is_ours(
+    launchpad, outbox, tmp_path
+):
+    """Two databases, one launch root: numbers of launches are the same, tokens are not."""
+    theirs = WayBack(launchpad, outbox, MAX_REPORT_SIZE)
+    launchpad.answers[1, "ours"] = "ignored"
+    drop(outbox, 1, token="ours", place="/b/l")
+    drop(outbox, 1, token="theirs", place="/b/l")
+    look(theirs, {1: "/b/l"})
+    aside = outbox.parent / "ignored"
+    assert names(aside) == ["1.ours.json", "1.theirs.json"]
+
+    ours: Any = FakeLaunchPad()
+    ours.known_tokens = {1: "ours"}
+    assert len(look(WayBack(ours, outbox, MAX_REPORT_SIZE), {1: "/b/l"}).applied) == 1
+    assert (ours.offered, names(aside)) == ([[1]], ["1.theirs.json"])
 
 
 # ---------------------------------------------------------------------------- what was rescued
