@@ -19,6 +19,7 @@ from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING
 
+from apscheduler.executors.debug import DebugExecutor
 from apscheduler.schedulers.background import BackgroundScheduler
 
 from agent import modes
@@ -135,7 +136,10 @@ class Agent:
         self._metrics: Metrics | None = None
         self._lease = LeaseKeeper(self._worker, self._health)
         self._watch = Watch(self._wake)
-        self._scheduler = BackgroundScheduler(timezone="UTC")
+        # Its timers only set a flag, so they need no threads of their own.
+        self._scheduler = BackgroundScheduler(
+            timezone="UTC", executors={"default": DebugExecutor()}
+        )
         self._log = get_logger()
         # What may still be told about, as of the last sweep and the launches since: a cache.
         self._places: dict[int, str] = {}
