@@ -203,7 +203,9 @@ class WayBack:
         settled = self._apply_rescued(places, result)
         settled |= {row["launch_id"] for row in result.applied if row["state"] != "RUNNING"}
         # The directory of what the outbox has ended, or of a rescued report, may be gone for good.
-        left = {key: place for key, place in places.items() if key not in settled}
+        left = places
+        if settled:
+            left = {key: place for key, place in places.items() if key not in settled}
         for looks in _batches(self._changed(left, quick, turn), lambda look: look.size):
             self._apply_places(looks, result)
 

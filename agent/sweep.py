@@ -25,21 +25,34 @@ class Bounds(NamedTuple):
     per_second: float
 
 
+class _Slot:
+    """Launches that are due together, in the same slot of time after the same pause; some may be elsewhere by now."""
+
+    __slots__ = ("launches", "number", "pause")
+
+    def __init__(self, number: int, pause: float) -> None:
+        self.number = number
+        self.pause = pause
+        self.launches: list[int] = []
+
+
 class Schedule:
     """Which launches are due. Times are seconds of any clock that does not go back.
 
     A launch with a pause is due whenever its own part of that pause is over, counted from 0: found together
-    or not, launches stay as far from each other as their numbers say.
+    or not, launches stay as far from each other as their numbers say. Those that have long been quiet move on
+    together, so that each costs little more than the look itself.
     """
 
     def __init__(self, bounds: Bounds) -> None:
         self.bounds = bounds
         self._width = min(_SLOT_SECONDS, bounds.fastest * _SLOT_SHARE)
-        # {launch_id: (pause, slot)}, and who is in which slot: among them some that are elsewhere by now.
-        self._launches: dict[int, tuple[float, int]] = {}
-        self._slots: dict[int, list[int]] = {}
-        self._order: list[int] = []
-        self._taken = 0.0
+        self._launches: dict[int, _Slot] = {}
+        self._slots: dict[tuple[int, float], _Slot] = {}
+        self._order: list[tuple[int, float]] = []
+        # Slots that were due as a whole and are not looked at yet.
+        self._taken: list[_Slot] = []
+        self._taken_on = 0.0
 
     def __len__(self) -> int:
         return len(self._launches)
@@ -49,56 +62,76 @@ class Schedule:
         wanted = set(launch_ids)
         for launch_id in self._launches.keys() - wanted:
             del self._launches[launch_id]
-        pause = self.bounds.fastest
-        self._put(((launch_id, pause) for launch_id in wanted - self._launches.keys()), now)
+        for launch_id in wanted - self._launches.keys():
+            self._put(launch_id, self.bounds.fastest, now)
 
     def due(self, now: float) -> list[int]:
         """Return the launches to look at now, the longest due first; each must then be `looked` at.
 
         Not more than the bound allows since the last time, for at least one second's worth.
         """
-        most = max(1, int(self.bounds.per_second * min(60.0, max(1.0, now - self._taken))))
-        # As a dict: one that left a slot and came back is in it twice.
-        found: dict[int, None] = {}
-        while self._order and self._order[0] < now // self._width and len(found) < most:
-            slot = self._order[0]
-            here = self._slots[slot]
-            while here and len(found) < most:
-                launch_id = here.pop()
-                if self._launches.get(launch_id, (0.0, None))[1] == slot:
-                    found[launch_id] = None
-            if not here:
-                del self._slots[heapq.heappop(self._order)]
+        most = max(1, int(self.bounds.per_second * min(60.0, max(1.0, now - self._taken_on))))
+        found: list[int] = []
+        self._taken = []
+        while self._order and self._order[0][0] < now // self._width and len(found) < most:
+            slot = self._slots[self._order[0]]
+            here = self._here(slot)
+            room = most - len(found)
+            found += here[:room]
+            slot.launches = here[room:] or here
+            if len(here) > room:
+                break
+            del self._slots[heapq.heappop(self._order)]
+            if here:
+                self._taken.append(slot)
         if found:
-            self._taken = now
-        return list(found)
+            self._taken_on = now
+        return found
 
     def looked(self, launch_ids: Iterable[int], now: float, changed: Iterable[int]) -> None:
         """Note that launches were looked at, and which of them had something new to tell, or could not be read."""
         fastest, slowest, _ = self.bounds
         news = set(changed)
-        known = [launch_id for launch_id in launch_ids if launch_id in self._launches]
-        self._put(
-            (
-                (each, fastest if each in news else min(self._launches[each][0] * 2, slowest))
-                for each in known
-            ),
-            now,
-        )
+        left = set(launch_ids)
+        for slot in self._taken:
+            quiet = slot.pause == slowest and news.isdisjoint(slot.launches)
+            if quiet and left.issuperset(slot.launches) and self._moved(slot, now):
+                left.difference_update(slot.launches)
+        self._taken = []
+        for launch_id in left & self._launches.keys():
+            pause = min(self._launches[launch_id].pause * 2, slowest)
+            self._put(launch_id, fastest if launch_id in news else pause, now)
 
     def turn(self, now: float) -> int:
         """Return a number that is another one at each look at a launch that has long been quiet."""
         return int(now // self.bounds.slowest)
 
-    def _put(self, pauses: Iterable[tuple[int, float]], now: float) -> None:
-        # There may be 100,000 launches, so equal pairs are one object.
-        pairs: dict[tuple[float, int], tuple[float, int]] = {}
-        for launch_id, pause in pauses:
-            when = now + pause - (now - launch_id * _STEP % 1 * pause) % pause
-            slot = int(when // self._width)
-            pair = (pause, slot)
-            self._launches[launch_id] = pairs.setdefault(pair, pair)
-            if slot not in self._slots:
-                self._slots[slot] = []
-                heapq.heappush(self._order, slot)
-            self._slots[slot].append(launch_id)
+    def _here(self, slot: _Slot) -> list[int]:
+        # As a dict: one that left a slot and came back is in it twice.
+        return list(
+            dict.fromkeys(each for each in slot.launches if self._launches.get(each) is slot)
+        )
+
+    def _moved(self, slot: _Slot, now: float) -> bool:
+        """Have a whole slot wait for another of its pauses; False if others have its place by then."""
+        pause = max(1, int(slot.pause / self._width))
+        behind = max(0, int(now // self._width) - slot.number)
+        number = slot.number + pause * (behind // pause + 1)
+        if (number, slot.pause) in self._slots:
+            return False
+        slot.number = number
+        self._add(slot)
+        return True
+
+    def _put(self, launch_id: int, pause: float, now: float) -> None:
+        when = now + pause - (now - launch_id * _STEP % 1 * pause) % pause
+        key = (int(when // self._width), pause)
+        slot = self._slots.get(key) or self._add(_Slot(*key))
+        self._launches[launch_id] = slot
+        slot.launches.append(launch_id)
+
+    def _add(self, slot: _Slot) -> _Slot:
+        key = (slot.number, slot.pause)
+        self._slots[key] = slot
+        heapq.heappush(self._order, key)
+        return slot
