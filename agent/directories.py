@@ -10,7 +10,7 @@ from pathlib import Path
 
 from fwcore.launchpad import LaunchPad
 from fwcore.launchpad.records import OpenLaunch
-from fwrunner.protocol import OFFLINE_JSON, Unreadable, read_offline
+from fwrunner.protocol import MAX_INT, OFFLINE_JSON, Unreadable, read_offline
 
 #: How deep launch directories may lie below what is searched (blocks, launchers, and a level of the user's own), and
 #: how many directories are listed at most.
@@ -65,7 +65,7 @@ def claimed(place: str, max_size: int) -> Claimed | str:
             f"{getattr(error, 'strerror', None) or error}; a launch directory has an {OFFLINE_JSON}"
         )
     launch_id, ours = offline.get("launch_id"), offline.get("fwagent")
-    if type(launch_id) is not int:
+    if type(launch_id) is not int or abs(launch_id) > MAX_INT:
         return f"its {OFFLINE_JSON} names no launch_id"
     token = ours.get("token") if isinstance(ours, dict) else None
     return Claimed(launch_id, token if isinstance(token, str) else None)

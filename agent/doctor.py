@@ -22,6 +22,7 @@ from agent.inotify import Inotify
 from agent.jobs import QueueSilent
 from agent.lease import describe, is_gone
 from agent.locks import seen
+from agent.queue import open_queue
 from agent.queue.batch import LARGEST_ARRAY
 from agent.queue.command import run
 from agent.queue.script import Scripts
@@ -144,7 +145,7 @@ def _found_in(facts: Diagnosis) -> Iterator[Check]:
     else:
         yield Check("writable", "pass", "a document was stored and removed")
     if not facts.initialized:
-        hint = "check the name of the database; a new one is made by `lpad reset` or `fwagent add`"
+        hint = "check the name of the database; `fwagent add` makes a new one, `lpad reset` erases what is there"
         yield Check("LaunchPad", "fail", "there is none in this database", hint)
     elif facts.missing_indexes:
         missing = ", ".join(facts.missing_indexes[:5])
@@ -269,8 +270,17 @@ def _queue(config: Config) -> Iterator[Check]:
         told = "none: you submit the FW_submit.script of each launch directory"
         yield Check("queue", "warn", told, 'queue.type = "slurm", "pbs", "sge", "lsf" or "local"')
     elif not missing:
-        yield Check("queue", "pass", f"{kind}; jobs run `{command}`")
+        yield _answers(config, f"{kind}; jobs run `{command}`")
         yield from _limits(config)
+
+
+def _answers(config: Config, told: str) -> Check:
+    try:
+        open_queue(config).listing()
+    except QueueSilent as error:
+        hint = error.hint or "nothing is lost meanwhile: the agent waits until it answers"
+        return Check("queue", "fail", f"{config.queue.type} does not answer: {error.title}", hint)
+    return Check("queue", "pass", told)
 
 
 def _job_command(config: Config) -> str:

@@ -11,6 +11,7 @@ from textwrap import wrap
 from typing import Any
 
 from agent.jobs import JobEnd, QueuedJob
+from agent.printable import printable
 from fwcore.documents import parse_time
 from fwcore.launchpad.records import Setbacks, Story
 from fwcore.lost import facts_of
@@ -75,6 +76,7 @@ class Launch:
     last_sign: str | None
     queue: str
     by_hand: bool
+    forgotten: bool
     message: str
     lost: Document | None
 
@@ -103,6 +105,7 @@ def launch_of(story: Story) -> Launch | None:
         ),
         queue=str(ours.get("queue", "")),
         by_hand=bool(ours.get("by_hand")),
+        forgotten=bool((launch.get("run") or {}).get("deprecated")),
         message=str(stored.get("_message", "")),
         lost=facts_of(launch.get("action")),
     )
@@ -206,8 +209,8 @@ def _ready(evidence: Evidence, story: Story, _launch: Launch | None, said: _Said
         said.add(f"no agent serves this worker: it is {evidence.agent}", "fwagent run")
     if not said.why:
         said.add(
-            "it is to be submitted as soon as the queue has room (launch.max_queued); "
-            "those with a higher _priority, then older ones, go first",
+            "it is to be submitted at the next look for READY ones (sync.reserve_interval), as soon as the queue has "
+            "room (launch.max_queued); those with a higher _priority, then older ones, go first",
             f"fwagent launch -i {evidence.fw_id}",
         )
 
@@ -229,6 +232,12 @@ def _begun(evidence: Evidence, story: Story, launch: Launch | None, said: _Said)
     if launch.worker != evidence.worker:
         said.add(
             f"the worker {launch.worker!r} has it, this configuration is of {evidence.worker!r}"
+        )
+        return
+    if launch.forgotten:
+        said.add(
+            "it was forgotten (fwagent forget, lpad forget_offline): what its job reports is ignored",
+            f"fwagent rerun -i {evidence.fw_id}",
         )
         return
     files = evidence.files
@@ -365,11 +374,12 @@ _REASONS: dict[str, Callable[[Evidence, Story, Launch | None, _Said], None]] = {
 def lines(document: Document) -> list[str]:
     """Return an explanation for people, at most 100 columns wide but for what is to be copied."""
     name = f" ({document['name']})" if document["name"] else ""
-    found = [f"Firework {document['fw_id']}{name}: {document['state'] or 'not there'}"]
+    title = f"Firework {document['fw_id']}{name}: {document['state'] or 'not there'}"
+    found = [printable(title)]
     for title, said in (("why", document["why"]), ("to do", document["todo"])):
         for text in said:
             found += wrap(
-                f"{title:<10} {text}",
+                f"{title:<10} {printable(text)}",
                 _WIDTH,
                 subsequent_indent=" " * 11,
                 # A path or a command is to be copied, however long it is.
@@ -382,7 +392,8 @@ def lines(document: Document) -> list[str]:
         *_queue_lines(document["queue"]),
         *_file_lines(document["files"]),
     ]
-    return found + [line if len(line) <= _WIDTH else line[: _WIDTH - 3] + "..." for line in words]
+    shown = map(printable, words)
+    return found + [line if len(line) <= _WIDTH else line[: _WIDTH - 3] + "..." for line in shown]
 
 
 def _parent_lines(found: list[Document]) -> list[str]:

@@ -42,9 +42,12 @@ class Result:
 
     def take(self, applied: Applied) -> None:
         """Add what became of reports."""
+        # The outbox and the directory of a launch may tell the same, one after the other.
+        known = {(entry["launch_id"], entry["state"]) for entry in self.applied}
         self.applied += [
             {"launch_id": outcome.launch_id, "fw_id": outcome.fw_id, "state": outcome.state}
             for outcome in applied.applied
+            if (outcome.launch_id, outcome.state) not in known
         ]
         self.deferred += _reasons(applied.deferred)
         self.ignored += _reasons(applied.ignored)

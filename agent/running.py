@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator
 from operator import attrgetter
 from typing import Any
 
+from agent.printable import printable
 from fwcore.launchpad.records import OpenLaunch
 from fwrunner.protocol import read_ping
 
@@ -67,4 +68,4 @@ def _facts(told: dict[str, Any]) -> Iterator[str]:
 
 
 def _word(text: str) -> str:
-    return "".join(each if each.isprintable() else "?" for each in text[:_MAX_TEXT])
+    return printable(text[:_MAX_TEXT])

@@ -7,6 +7,7 @@ from dataclasses import asdict
 from datetime import datetime, timedelta
 from typing import Any
 
+from agent.printable import printable
 from agent.running import TOLD, pings
 from fwcore.documents import parse_time
 from fwcore.launchpad.records import OpenLaunch, Run
@@ -63,7 +64,7 @@ def cells(row: dict[str, Any], now: datetime) -> list[str]:
 
 
 def _cut(text: str, width: int) -> str:
-    plain = "".join(each if each.isprintable() else "?" for each in text)
+    plain = printable(text)
     return plain if len(plain) <= width else plain[: width - 1] + "…"
 
 

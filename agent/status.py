@@ -13,6 +13,7 @@ from agent.health import backlog, past_hour, read_status, this_minute
 from agent.lease import is_gone
 from agent.locks import seen
 from agent.notes import read_notes
+from agent.printable import printable
 from agent.runs import span
 from fwcore.documents import parse_time
 from fwcore.errors import DatabaseRefused, DatabaseUnreachable
@@ -222,7 +223,7 @@ def lines(document: dict[str, Any]) -> list[str]:
 
 def _fitted(line: str) -> list[str]:
     """Return a line in as many as it takes; a job, a host or a server may have written parts of it."""
-    plain = "".join(each if each.isprintable() else "?" for each in line)
+    plain = printable(line)
     indent = " " * _LABEL
     if len(plain) <= _WIDTH:
         return [plain]

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 from textwrap import wrap
@@ -20,6 +22,9 @@ from fwcore.errors import (
     InvalidSettings,
     InvalidWorkflow,
 )
+
+#: What writing to a full disk, or to one over its quota, ends with.
+_FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
 
 
 class _Group(TyperGroup):
@@ -140,6 +145,12 @@ def main() -> None:
         commands()()
     except SystemExit as end:
         _leave(end.code)
+    except OSError as error:
+        if error.errno not in _FULL:
+            raise
+        with suppress(OSError):
+            print(f"error: what is printed finds no room: {error.strerror}", file=sys.stderr)
+        _leave(1)
 
 
 def _leave(code: Any) -> NoReturn:

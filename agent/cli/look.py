@@ -110,7 +110,9 @@ def runs(
     since: Annotated[
         str, typer.Option(metavar="WHEN", help="With news since: 30m, 2h, 7d, or a date.")
     ] = "",
-    limit: Annotated[int, typer.Option("--limit", "-l", min=1, help="At most so many.")] = 20,
+    limit: Annotated[
+        int, typer.Option("--limit", "-l", min=1, max=10**6, help="At most so many.")
+    ] = 20,
     any_worker: Annotated[
         bool, typer.Option("--any-worker", help="Of all workers, not only of this one.")
     ] = False,

@@ -95,6 +95,10 @@ def _files(one: Service, path: Path, credential: Path | None, *, here_only: bool
     secret = credential.expanduser().absolute() if credential else None
     if secret is not None and not secret.is_file():
         raise services.ServiceError(f"there is no file {secret}", "give the one with the URI")
+    if secret is not None and secret.stat().st_mode & 0o077:
+        raise services.ServiceError(
+            f"{secret} holds the database's URI and others can read it", f"run: chmod 600 {secret}"
+        )
     host = socket.gethostname() if here_only else ""
     return services.files(one, load_config(path), path, os.environ, credential=secret, host=host)
 

@@ -152,7 +152,13 @@ def connect(
             f"a file that the database URI names cannot be used: {error.filename or error.strerror or error}",
             "tlsCAFile and tlsCertificateKeyFile name PEM files on this host",
         ) from None
-    except (InvalidURI, ConfigurationError, ValueError, TypeError, PyMongoError):
+    except (InvalidURI, ConfigurationError, ValueError, TypeError, PyMongoError) as error:
+        if _is_of_dns(error.__cause__):
+            # Of mongodb+srv://, whose servers are asked for at once. DNS may be back in a minute.
+            raise DatabaseUnreachable(
+                f"the servers of the database are not to be found: {error.__cause__}",
+                "is the host name of the database URI right, and DNS there? It is tried again",
+            ) from None
         raise InvalidSettings(
             "the database URI cannot be understood",
             "it looks like mongodb://USER:PASSWORD@HOST:27017/?authSource=admin; "
@@ -166,6 +172,11 @@ def own_address(host: str) -> str:
         return socket.gethostbyname(host)
     except OSError:
         return "127.0.0.1"
+
+
+def _is_of_dns(error: BaseException | None) -> bool:
+    # By its module: the driver has the library only where it asks for servers.
+    return error is not None and type(error).__module__.partition(".")[0] == "dns"
 
 
 def _seeds(client: MongoClient[Document]) -> list[tuple[str, int | None]]:

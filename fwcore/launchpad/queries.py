@@ -146,7 +146,9 @@ class Queries(Session):
         """Return the Fireworks that a MongoDB filter finds, in the order of their ids; raise InvalidFilter."""
         with self._reaching():
             try:
-                return sorted(doc["fw_id"] for doc in self._db.fireworks.find(query, {"fw_id": 1}))
+                found = self._db.fireworks.find(query, {"fw_id": 1})
+                # One damaged document must not hide all others.
+                return sorted(doc["fw_id"] for doc in found if isinstance(doc.get("fw_id"), int))
             except OverflowError as error:
                 raise InvalidFilter(f"the query cannot be asked: {error}", _FILTER_HINT) from None
             except OperationFailure as error:

@@ -857,3 +857,35 @@ def test_a_shell_that_has_closed_stdout(site):
     command = ["sh", "-c", '"$@" >&-', "sh", *FWAGENT, "-c", str(site.config), "runs"]
     done = subprocess.run(command, stderr=subprocess.PIPE, env=site.environment, check=False)
     assert (done.returncode, done.stderr) == (0, b"")
+
+
+def test_one_damaged_document_does_not_hide_the_others(site, store):
+    fw_id = only(store.add())
+    store.db.fireworks.update_one({"fw_id": fw_id}, {"$set": {"state": "FIZZLED"}})
+    store.db.fireworks.insert_one({"fw_id": "abc", "state": "FIZZLED"})
+    site.run("rerun", "-s", "FIZZLED", "-y")
+    assert store.state(fw_id) == "READY"
+
+
+def test_a_credential_that_others_can_read_is_refused(site):
+    secret = site.home / "uri"
+    secret.write_text(site.server.uri)
+    secret.chmod(0o640)
+    done = site.run("service", "install", "--dry-run", "--credential", secret, status=None)
+    assert done.status != 0
+    assert f"run: chmod 600 {secret}" in done.stderr
+    secret.chmod(0o600)
+    assert (
+        f"LoadCredential=launchpad_uri:{secret}"
+        in site.run("service", "install", "--dry-run", "--credential", secret).stdout
+    )
+
+
+def test_what_finds_no_room_is_told_in_one_line(site):
+    command = [sys.executable, "-c", "from agent.cli import main; main()", "--help"]
+    with open("/dev/full", "w") as full:  # noqa: PTH123
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+    assert (done.returncode, done.stderr) == (
+        1,
+        "error: what is printed finds no room: No space left on device\n",
+    )

@@ -114,9 +114,28 @@ def test_commands_of_the_scheduler(site):
     assert check["seen"] == "lsf: there is no bsub, bjobs, bkill on PATH"
 
 
-def test_an_adapter_that_no_script_can_be_made_of(site, tmp_path):
-    for name in ("sbatch", "squeue", "scancel"):
+def slurm(tmp_path, *more):
+    """Have a Slurm with an empty queue."""
+    for name in ("sbatch", "squeue", "scancel", *more):
         shutil.copy(tmp_path / "bin" / "quota", tmp_path / "bin" / name)
+    (tmp_path / "bin" / "squeue.says").write_text("fwagent|JOBID|ST|REASON|COMMENT\n")
+
+
+def test_a_scheduler_that_does_not_answer(site, tmp_path):
+    slurm(tmp_path)
+    site.configure(queue={"type": "slurm"})
+    assert only(examined(site)["queue"])["verdict"] == "pass"
+    (tmp_path / "bin" / "squeue").write_text(
+        "#!/bin/sh\necho slurm_load_jobs error: Unable to contact slurm controller >&2; exit 1\n"
+    )
+    check = only(examined(site, status=1)["queue"])
+    assert check["verdict"] == "fail"
+    assert "slurm does not answer" in check["seen"]
+    assert "Unable to contact" in check["seen"]
+
+
+def test_an_adapter_that_no_script_can_be_made_of(site, tmp_path):
+    slurm(tmp_path)
     adapter = tmp_path / "my_qadapter.yaml"
     site.configure(queue={"type": "slurm", "file": str(adapter)})
     for rocket, status in (("rlaunch singleshot", 1), ("rlaunch singleshot --offline", 0)):
@@ -128,8 +147,7 @@ def test_an_adapter_that_no_script_can_be_made_of(site, tmp_path):
 
 
 def test_limits_of_the_scheduler(site, tmp_path):
-    for name in ("sbatch", "squeue", "scancel", "scontrol"):
-        shutil.copy(tmp_path / "bin" / "quota", tmp_path / "bin" / name)
+    slurm(tmp_path, "scontrol")
     says = "MaxArraySize            = 1001\nMaxJobCount             = {}\n"
     site.configure(queue={"type": "slurm"}, launch={"max_queued": 50})
     for limit, verdict in ((20, "warn"), (10000, "pass")):
@@ -140,9 +158,7 @@ def test_limits_of_the_scheduler(site, tmp_path):
 
 
 def test_limits_of_a_user_and_of_arrays(site, tmp_path):
-    names = ("sbatch", "squeue", "scancel", "scontrol", "sacctmgr", "qsub", "qstat", "qdel")
-    for name in names:
-        shutil.copy(tmp_path / "bin" / "quota", tmp_path / "bin" / name)
+    slurm(tmp_path, "scontrol", "sacctmgr", "qsub", "qstat", "qdel")
     (tmp_path / "bin" / "scontrol.says").write_text("MaxArraySize = 40\nMaxJobCount = 10000\n")
     site.configure(queue={"type": "slurm", "array": True}, launch={"max_queued": 50})
     check = only(examined(site)["limits"])
@@ -155,7 +171,8 @@ def test_limits_of_a_user_and_of_arrays(site, tmp_path):
     says = "Server: s\n    max_array_size = 10000\n    max_queued = [u:PBS_GENERIC=20]\n"
     (tmp_path / "bin" / "qstat.says").write_text(says)
     site.configure(queue={"type": "pbs"}, launch={"max_queued": 50})
-    check = only(examined(site)["limits"])
+    # This qstat lists no jobs, whatever it is asked.
+    check = only(examined(site, status=1)["limits"])
     told = "max_queued 20, max_array_size 10000; launch.max_queued is 50"
     assert (check["verdict"], check["seen"]) == ("warn", told)
 

@@ -2,6 +2,7 @@
 
 import pytest
 
+from fwcore.errors import DatabaseUnreachable
 from fwcore.launchpad.connection import connect
 
 URI = "mongodb://user:p%3Fw@db1.example.org:27017,db2.example.org/"
@@ -46,3 +47,17 @@ def test_times_have_a_zone_whatever_the_uri_says():
     database, _where = connect(f"{URI}?tz_aware=false", "fireworks", 5.0, {})
     with database.client as client:
         assert client.codec_options.tz_aware
+
+
+def test_servers_that_dns_does_not_find_may_be_found_later(monkeypatch):
+    """It is no mistake in the configuration, after which systemd would not start the agent again."""
+    import dns.exception
+    import dns.resolver
+
+    def resolve(*_args, **_options):
+        raise dns.exception.Timeout
+
+    monkeypatch.setattr(dns.resolver, "resolve", resolve)
+    with pytest.raises(DatabaseUnreachable) as told:
+        connect("mongodb+srv://me:secret@db.example.org/", "fireworks", 5.0, {})
+    assert "secret" not in told.value.title

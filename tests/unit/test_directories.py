@@ -64,6 +64,7 @@ def test_what_cannot_be_listed_is_passed_over(tmp_path, monkeypatch):
         ('{"launch_id": 7, "fwagent": {"token": 1}}', Claimed(7, None)),
         ('{"launch_id": true}', "its FW_offline.json names no launch_id"),
         ("{}", "its FW_offline.json names no launch_id"),
+        ('{"launch_id": 99999999999999999999}', "its FW_offline.json names no launch_id"),
         ("[", "FW_offline.json is half-written or not JSON"),
     ],
 )

@@ -145,6 +145,29 @@ def test_a_script_that_is_left_to_a_person():
     assert todo == ["/d/7/FW_submit.script"]
 
 
+def test_one_that_was_forgotten_and_still_runs():
+    why, todo = say(
+        story("RUNNING", launch(RESERVED, RUNNING, run={"deprecated": True})), job=job("RUNNING")
+    )
+    assert "it was forgotten" in why
+    assert todo == ["fwagent rerun -i 3"]
+
+
+def test_a_directory_that_is_gone_is_not_to_be_submitted():
+    by_hand = {"fwagent": {"token": "t", "by_hand": True}}
+    history = {key: value for key, value in RESERVED.items() if key != "reservation_id"}
+    found = story("RESERVED", launch(history, run=by_hand))
+    why, todo = say(found, files=Told(there=False))
+    assert why == "its launch directory is gone, moved or purged"
+    assert todo == ["fwagent register DIR, where it is now", "fwagent rerun -i 3"]
+
+
+def test_what_a_database_holds_does_not_steer_the_terminal():
+    found = story("READY")
+    found.firework["name"] = "\x1b[31mred\n"
+    assert lines(explain(evidence(found)))[0] == "Firework 3 (?[31mred?): READY"
+
+
 def test_fizzled_says_what_the_launch_says():
     ended = {"state": "FIZZLED", "created_on": "2026-11-23T12:40:00+00:00"}
     action = lost_action("slurm job 70 ended as TIMEOUT", {"scheduler": "slurm"})
