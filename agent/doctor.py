@@ -265,7 +265,7 @@ def _queue(config: Config) -> Iterator[Check]:
     if missing:
         hint = "load the scheduler's module, or correct queue.type; a service needs it in its PATH"
         yield Check("queue", "fail", f"{kind}: there is no {', '.join(missing)} on PATH", hint)
-    command = _job_command(config)
+    command = job_command(config)
     if kind == "none":
         told = "none: you submit the FW_submit.script of each launch directory"
         yield Check("queue", "warn", told, 'queue.type = "slurm", "pbs", "sge", "lsf" or "local"')
@@ -283,7 +283,7 @@ def _answers(config: Config, told: str) -> Check:
     return Check("queue", "pass", told)
 
 
-def _job_command(config: Config) -> str:
+def job_command(config: Config) -> str:
     """Return what submit scripts run; raise ConfigError where none can be made."""
     Scripts(config)
     adapter = read_settings(config).adapter

@@ -167,7 +167,7 @@ class _Said:
 
 
 _HELD_PARENT = {
-    "FIZZLED": "lpad rerun_fws -i {}",
+    "FIZZLED": "fwagent rerun -i {}",
     "DEFUSED": "lpad reignite_fws -i {}",
     "PAUSED": "lpad resume_fws -i {}",
 }
@@ -227,7 +227,7 @@ def _begun(evidence: Evidence, story: Story, launch: Launch | None, said: _Said)
         said.add(f"the agent is {evidence.asked}: nothing is brought back", "fwagent resume")
     if launch is None or launch.archived:
         what = "no launch counts for it: whoever reserved it was cut"
-        said.add(what, f"lpad rerun_fws -i {evidence.fw_id}")
+        said.add(what, f"fwagent rerun -i {evidence.fw_id}")
         return
     if launch.worker != evidence.worker:
         said.add(
@@ -274,7 +274,7 @@ def _queued(evidence: Evidence, launch: Launch, said: _Said) -> None:
         gone += f" ({evidence.end.reason})" if evidence.end.reason else ""
     said.add(f"{gone}, and there is no final report")
     if evidence.lost == "report":
-        todo = f"lpad rerun_fws -i {evidence.fw_id}"
+        todo = f"fwagent rerun -i {evidence.fw_id}"
         said.add('lost jobs are only reported here (sync.lost = "report")', todo)
     elif evidence.agent == "running":
         said.add("the agent settles it once it was gone for sync.lost_after seconds")
@@ -328,7 +328,7 @@ def _span(seconds: float) -> str:
 
 
 def _fizzled(evidence: Evidence, _story: Story, launch: Launch | None, said: _Said) -> None:
-    rerun = f"lpad rerun_fws -i {evidence.fw_id}"
+    rerun = f"fwagent rerun -i {evidence.fw_id}"
     if launch is None or not launch.message:
         said.add("it failed, and its launch does not say why", rerun)
         return

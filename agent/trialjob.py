@@ -19,7 +19,7 @@ from typing import Any
 
 from agent import filesystem
 from agent.config import Config
-from agent.doctor import Check, clock
+from agent.doctor import Check, clock, job_command
 from agent.jobs import QueueSilent, Submission
 from agent.queue import Queue, open_queue
 from agent.queue.script import Scripts
@@ -267,7 +267,7 @@ def _no_report(trial: Trial, config: Config, seconds: float) -> Check:
     lines = [line for text in words.values() for line in text.strip().splitlines()]
     said = f": {lines[-1]}" if lines else ""
     if trial.absent >= _ABSENT:
-        hint = f"is `{config.runner}` there on a compute node, and the launch root? See docs/operations.md"
+        hint = f"is `{job_command(config)}` there on a compute node, and the launch root? See docs/operations.md"
         return Check("trial job", "fail", f"job {trial.job_id} ended without a report{said}", hint)
     hint = "it was cancelled. Where the queue is long: --wait with more seconds"
     told = f"job {trial.job_id} has not ended within {seconds:g} s: {trial.state or 'not seen'}"

@@ -107,6 +107,23 @@ def _main(
     ctx.obj = config
 
 
+def fw_ids(text: str) -> list[int]:
+    """Return the ids that a text names, as `lpad -i` takes them: one, or several with commas; raise BadParameter."""
+    try:
+        return [int(part) for part in text.split(",")]
+    except ValueError:
+        raise typer.BadParameter(
+            f"{text!r} is no number, nor several with commas between them"
+        ) from None
+
+
+def flat(found: list[list[int]] | None) -> list[int] | None:
+    """Return the ids of all options together; raise BadParameter for one that no database can hold."""
+    numbers = [number for each in found or () for number in each]
+    storable(numbers)
+    return numbers or None
+
+
 def storable(number: int | list[int] | None) -> int | list[int] | None:
     """Return ids as they were given; raise BadParameter for one that no database can hold."""
     numbers = number if isinstance(number, list) else [number or 0]

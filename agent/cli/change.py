@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from agent.cli import ConfigOption, JsonOption, chosen, storable
+from agent.cli import ConfigOption, JsonOption, chosen, flat, fw_ids
 
 if TYPE_CHECKING:
     from fwcore.launchpad import LaunchPad
@@ -29,8 +29,9 @@ _Ids = Annotated[
         "--fw-id",
         "-i",
         metavar="FW_ID",
-        callback=storable,
-        help="This Firework; may be repeated.",
+        parser=fw_ids,
+        callback=flat,
+        help="This Firework; may be repeated, or several with commas.",
     ),
 ]
 _Name = Annotated[str, typer.Option("--name", "-n", metavar="NAME", help="Those of this name.")]

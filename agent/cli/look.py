@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from agent.cli import ConfigOption, JsonOption, chosen, storable
+from agent.cli import ConfigOption, JsonOption, chosen, flat, fw_ids, storable
 
 if TYPE_CHECKING:
     from agent.config import Config
@@ -96,8 +96,9 @@ def runs(
             "--fw-id",
             "-i",
             metavar="FW_ID",
-            callback=storable,
-            help="Of this Firework; may be repeated.",
+            parser=fw_ids,
+            callback=flat,
+            help="Of this Firework; may be repeated, or several with commas.",
         ),
     ] = None,
     name: Annotated[

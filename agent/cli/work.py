@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from agent.cli import ConfigOption, JsonOption, VerboseOption, chosen, storable
+from agent.cli import ConfigOption, JsonOption, VerboseOption, chosen, flat, fw_ids, storable
 
 if TYPE_CHECKING:
     from agent.loop import Parts
@@ -25,8 +25,9 @@ _FwIds = Annotated[
         "--fw-id",
         "-i",
         metavar="FW_ID",
-        callback=storable,
-        help="Only this Firework; may be repeated.",
+        parser=fw_ids,
+        callback=flat,
+        help="Only this Firework; may be repeated, or several with commas.",
     ),
 ]
 

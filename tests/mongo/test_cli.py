@@ -889,3 +889,11 @@ def test_what_finds_no_room_is_told_in_one_line(site):
         1,
         "error: what is printed finds no room: No space left on device\n",
     )
+
+
+def test_ids_are_given_as_lpad_takes_them(site, store):
+    fw_ids = store.add({}, {}, {})
+    site.run("defuse", "-i", f"{fw_ids[0]},{fw_ids[1]}", "-i", fw_ids[2])
+    assert set(store.states().values()) == {"DEFUSED"}
+    for wrong in ("1,", "a", "1 2", str(2**70)):
+        assert "Traceback" not in site.run("defuse", "-i", wrong, status=2).stderr

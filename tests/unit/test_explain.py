@@ -74,7 +74,7 @@ def test_waiting_names_the_parents_that_hold_it_and_what_lets_them_go():
     ]
     why, todo = say(story("WAITING", parents=parents))
     assert why == "it waits for Firework 2 (b), which is FIZZLED"
-    assert todo == ["fwagent explain 2", "lpad rerun_fws -i 2"]
+    assert todo == ["fwagent explain 2", "fwagent rerun -i 2"]
     why, _todo = say(story("WAITING", parents=parents, _allow_fizzled_parents=True))
     assert "a refresh was cut" in why
 
@@ -132,7 +132,7 @@ def test_a_launch_that_is_not_ours_to_judge():
     assert say(found)[0] == "the worker 'w2' has it, this configuration is of 'w'"
     why, todo = say(story("RESERVED"))
     assert "whoever reserved it was cut" in why
-    assert todo == ["lpad rerun_fws -i 3"]
+    assert todo == ["fwagent rerun -i 3"]
     archived = launch(RESERVED, archived=True)
     assert "whoever reserved it was cut" in say(story("RESERVED", archived))[0]
 
@@ -173,7 +173,7 @@ def test_fizzled_says_what_the_launch_says():
     action = lost_action("slurm job 70 ended as TIMEOUT", {"scheduler": "slurm"})
     why, todo = say(story("FIZZLED", launch(RESERVED, RUNNING, ended, action=action)))
     assert why.startswith("slurm job 70 ended as TIMEOUT; that is concluded from the queue")
-    assert todo == ["look into /d/7", "lpad rerun_fws -i 3"]
+    assert todo == ["look into /d/7", "fwagent rerun -i 3"]
     plain = {"stored_data": {"_message": "runtime error during task"}}
     why, _todo = say(story("FIZZLED", launch(RESERVED, RUNNING, ended, action=plain)))
     assert why == "runtime error during task"
