@@ -195,7 +195,8 @@ def _states(document: Document) -> str:
     title, states = "In the queue and running", ("RESERVED", "RUNNING")
     words = "Launches in each state at the end of each step, reckoned backwards from those of now."
     if not any(each[state] for each in rows_ for state in states):
-        return _section(title, words, (), _empty("No launch was in the queue, or ran, then."), "")
+        none = "No launch was in the queue, or ran, at the end of a step: --since with less time has shorter ones."
+        return _section(title, words, (), _empty(none), "")
     data = [Line(state, [each[state] for each in rows_]) for state in states]
     names = [minute(_moment(each["at"])) for each in rows_]
     told = [
