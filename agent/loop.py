@@ -165,7 +165,7 @@ class Agent:
         self._launches = Backoff(*LAUNCH_BACKOFF)
         self._listings = Backoff(*QUEUE_BACKOFF)
         self._searches = Backoff(*SEARCH_BACKOFF)
-        # The launches that the last search was for.
+        # The launches that are gone, and were searched for or soon will be.
         self._sought: set[int] = set()
         self._faults, self._silence, self._stuck, self._unmeasured = (Trouble() for _ in range(4))
 
@@ -415,11 +415,12 @@ class Agent:
         # One that is gone for good must not delay the search for others.
         if way_back.missing - self._sought:
             self._searches.hurry()
+            self._sought |= way_back.missing
         if not way_back.missing or self._searches.remaining > 0:
             return
         moved = way_back.follow(self._places, self._parts.config.launch.root)
         self._searches.failed()
-        self._sought = set(way_back.missing)
+        self._sought -= moved.keys()
         if moved:
             self._searches.succeeded()
             self._places.update(moved)
@@ -445,6 +446,7 @@ class Agent:
             listed = way_back.new_places(self._worker)
             self._places = {**self._places, **listed}
         self._running &= self._places.keys()
+        self._sought &= self._places.keys()
         self._looks.keep(self._places, begin)
         self._watch.watch_outbox(self._parts.config.private / "outbox")
         self._watch.watch_launches(self._places)
