@@ -356,7 +356,7 @@ def _refused_lines(refused: dict[str, Any]) -> list[str]:
 def _agent_line(agent: dict[str, Any]) -> str:
     if agent["state"] == "down":
         last = f"; it last ran on {agent['host']}" if agent["host"] else ""
-        return f"not running{last}. Start it: fwagent run"
+        return f"not running{last}. Start it: fwagent run; from cron: fwagent sync"
     if agent["state"] == "gone":
         told = f"process {agent['pid']} on {agent['host']} was killed"
         return f"{told}; its lease ends within a minute. Start it: fwagent run"
