@@ -274,7 +274,7 @@ class Config(_Section):
             return LaunchPad.from_uri(secret or self._uri(), self.launchpad.name, timeout=timeout)
         uri, name, options = read_launchpad_file(file)
         if secret is None and (_holds_password(uri) or "password" in options):
-            _refuse_readable(file)
+            refuse_readable(file)
         return LaunchPad.from_uri(secret or uri, name, timeout=timeout, **options)
 
     def _uri(self) -> str:
@@ -321,7 +321,7 @@ def load_config(given: Path | None = None) -> Config:
         raise ConfigError(f"{path} cannot be read: {error}") from None
     config = parse_config(text, path)
     if config.launchpad.uri and _holds_password(config.launchpad.uri.get_secret_value()):
-        _refuse_readable(path)
+        refuse_readable(path)
     return config
 
 
@@ -368,7 +368,7 @@ def _uri_from(path: Path) -> str:
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"launchpad.uri_file cannot be read: {error}") from None
     if _holds_password(uri):
-        _refuse_readable(path)
+        refuse_readable(path)
     return uri
 
 
@@ -376,7 +376,8 @@ def _holds_password(uri: str) -> bool:
     return re.match(r"[^/]*//[^/@]*:[^/]*@", uri) is not None
 
 
-def _refuse_readable(path: Path) -> None:
+def refuse_readable(path: Path) -> None:
+    """Raise ConfigError for a file with a password that others can read."""
     if stat.S_IMODE(path.stat().st_mode) & 0o077:
         raise ConfigError(
             f"{path} holds a password and others can read it", f"run: chmod 600 {path}"

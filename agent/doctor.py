@@ -27,6 +27,7 @@ from agent.queue.batch import LARGEST_ARRAY
 from agent.queue.command import run
 from agent.queue.script import Scripts
 from agent.queue.settings import read_settings
+from agent.recover import IGNORED
 from agent.stage import prepare_root
 from fwcore.errors import FwagentError
 from fwcore.launchpad import LaunchPad
@@ -397,7 +398,7 @@ def _left_behind(config: Config) -> Iterator[Check]:
         Path.home()
         / rescue.PATH: "reports of jobs that could write nowhere else; fwagent takes those of its launches",
         config.private
-        / "ignored": "reports that are nobody's in this database: see docs/operations.md",
+        / IGNORED: "reports that are nobody's in this database: see docs/operations.md",
     }
     for place, what in places.items():
         count = len(list(place.glob("*.json"))) if place.is_dir() else 0

@@ -291,20 +291,25 @@ class WayBack:
 
     def _rescued_entries(self, places: Mapping[int, str]) -> Iterator[Path]:
         # Other databases may be served from the same home directory. Their entries are left alone.
-        rescued = _entries(self._rescued) if self._rescued else []
-        for path in [*rescued, *self._ours_aside(places)]:
-            number = _launch_id(path)
-            if number in places and self.memory.foreign.get(path, ()) != _stat(path):
+        if self._rescued:
+            yield from self._offered(self._rescued, places)
+        yield from self._ours_aside(places)
+
+    def _offered(self, directory: Path, places: Mapping[int, str]) -> Iterator[Path]:
+        for path in _entries(directory):
+            if _launch_id(path) in places and self.memory.foreign.get(path, ()) != _stat(path):
                 yield path
 
-    def _ours_aside(self, places: Mapping[int, str]) -> list[Path]:
-        """Return what an agent of another database, with the same launch root, has put aside and is ours."""
-        entries = {path: _launch_id(path) for path in _entries(self._aside)}
-        wanted = {number for number in entries.values() if number in places}
-        if not wanted:
-            return []
-        tokens = self._launchpad.tokens(wanted)
-        return [path for path, number in entries.items() if _token(path) == tokens.get(number)]
+    def _ours_aside(self, places: Mapping[int, str]) -> Iterator[Path]:
+        """Yield what an agent of another database, with the same launch root, has put aside and is ours."""
+        entries = {path: _launch_id(path) for path in self._offered(self._aside, places)}
+        tokens = self._launchpad.tokens(entries.values()) if entries else {}
+        for path, number in entries.items():
+            if _token(path) == tokens.get(number):
+                yield path
+            else:
+                # Not to be asked about at each pass.
+                self.memory.foreign[path] = _stat(path)
 
     def _apply_rescued_entries(
         self, paths: list[Path], places: Mapping[int, str], result: Result
@@ -351,8 +356,9 @@ class WayBack:
     def _apply_places(self, looks: list[Look], result: Result) -> None:
         found = []
         seen: dict[int, Print] = {}
+        real_root = os.path.realpath(self._root)
         for launch_id, place, signature in looks:
-            if leads := leads_out(place, self._root):
+            if leads := self._leads_out(place, real_root):
                 result.defer(launch_id, None, leads)
                 continue
             report = read_report(place, self._max_size)
@@ -382,6 +388,15 @@ class WayBack:
         for outcome in applied.deferred:
             seen.pop(outcome.launch_id, None)
         self.memory.signatures |= seen
+
+    def _leads_out(self, place: str, real_root: str) -> str:
+        """Return why a launch directory below the launch root is not read: a link leads out of it. "" if none does."""
+        if not place.startswith(f"{self._root}/"):
+            return ""
+        there = os.path.realpath(place)
+        if there.startswith(f"{real_root}/"):
+            return ""
+        return f"{place} leads out of the launch root, to {there}: `fwagent register {there}` if it is the launch's"
 
     def _spoilt(self, place: str, report: NotYet | Report, signature: Signature) -> str:
         """Return why the final report that is there tells nothing; it came by a rename, so it stays as it is."""
@@ -452,16 +467,6 @@ def _launch_id(entry: Path) -> int:
 
 def _token(entry: Path) -> str:
     return entry.name.split(".")[1]
-
-
-def leads_out(place: str, root: str) -> str:
-    """Return why a launch directory below the launch root is not read: a link leads out of it. "" if none does."""
-    if not place.startswith(f"{root}/") or os.path.realpath(place).startswith(
-        f"{os.path.realpath(root)}/"
-    ):
-        return ""
-    there = os.path.realpath(place)
-    return f"{place} leads out of the launch root, to {there}: `fwagent register {there}` if it is the launch's"
 
 
 def _same_place(one: str, other: str) -> bool:

@@ -90,15 +90,13 @@ def _files(one: Service, path: Path, credential: Path | None, *, here_only: bool
     import socket
 
     from agent import service as services
-    from agent.config import load_config
+    from agent.config import load_config, refuse_readable
 
     secret = credential.expanduser().absolute() if credential else None
     if secret is not None and not secret.is_file():
         raise services.ServiceError(f"there is no file {secret}", "give the one with the URI")
-    if secret is not None and secret.stat().st_mode & 0o077:
-        raise services.ServiceError(
-            f"{secret} holds the database's URI and others can read it", f"run: chmod 600 {secret}"
-        )
+    if secret is not None:
+        refuse_readable(secret)
     host = socket.gethostname() if here_only else ""
     return services.files(one, load_config(path), path, os.environ, credential=secret, host=host)
 
