@@ -7,6 +7,7 @@ runs are on, and when they have ended. What differs afterwards must be in the ta
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta, timezone
@@ -34,6 +35,8 @@ pytestmark = pytest.mark.interop
 
 Document = dict[str, Any]
 COLLECTIONS = ("fireworks", "launches", "workflows", "offline_runs")
+RUN, BEFORE = timedelta(milliseconds=300), timedelta(milliseconds=50)
+"""How long each run takes, and how long before the recovery it ended."""
 TASKS = [{"_fw_name": "ScriptTask", "script": "true"}]
 CHECKPOINT = {
     "_task_n": 1,
@@ -302,6 +305,9 @@ class Bench:
         self.launchpad = LaunchPad.from_uri(server.uri, self.names["ours"])
         self.snapshots: list[tuple[Label, dict[str, Any], dict[str, Any]]] = []
         self.starts: dict[tuple[str, str], datetime] = {}
+        # A run begins RUN + BEFORE before `between`, and none may begin before its reservation:
+        # FireWorks would reckon a negative waiting time, which we never store.
+        time.sleep((RUN + BEFORE).total_seconds())
         self.between = (now(), now())
 
     def _set_up(self) -> dict[str, Document]:
@@ -357,8 +363,8 @@ class Bench:
 
     def tell(self, stage: str) -> None:
         """Write what the compute nodes write; every time in it lies before the recovery."""
-        ended = (now() if stage == "during" else self.between[0]) - timedelta(milliseconds=50)
-        started = ended - timedelta(milliseconds=300)
+        ended = (now() if stage == "during" else self.between[0]) - BEFORE
+        started = ended - RUN
         for name, each in SITUATIONS.items():
             for letter, says in getattr(each, stage).items():
                 offline = {"launch_id": self.found[name]["launches"][letter]}
