@@ -5,18 +5,20 @@ from __future__ import annotations
 import time
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from agent import modes
 from agent.config import Config
 from agent.explain import Evidence, Launch, Told, launch_of
+from agent.health import SYNCED
 from agent.jobs import JobEnd, QueuedJob, QueueSilent
 from agent.queue import Queue, open_queue
 from agent.reconcile import tagged
 from agent.recover import WayBack
-from agent.status import collect
+from agent.status import age, collect
 from agent.tails import last_words
 from fwcore.launchpad import LaunchPad
-from fwcore.launchpad.records import Setbacks
+from fwcore.launchpad.records import Setbacks, Story
 from fwrunner.protocol import OUTBOX_PATH, STAGED, NotYet, read_report, rescue, spoilt_final
 
 
@@ -32,7 +34,8 @@ def gather(config: Config, fw_id: int) -> Evidence:
 def _gathered(config: Config, launchpad: LaunchPad, fw_id: int) -> Evidence:
     worker = config.fworker()
     story = launchpad.story(fw_id, worker)
-    agent = collect(config)["agent"]
+    status = collect(config)
+    agent = status["agent"]
     evidence = Evidence(
         fw_id=fw_id,
         now=time.time(),
@@ -40,6 +43,8 @@ def _gathered(config: Config, launchpad: LaunchPad, fw_id: int) -> Evidence:
         scheduler=config.queue.type,
         queue=f"{config.queue.type}:{config.launch.root}",
         agent=agent["state"],
+        synced=_synced(status),
+        deferred=_deferred(status["deferred"], story) if story else "",
         paused=agent["wish"]["mode"] == modes.PAUSE,
         asked=modes.told(agent["wish"]),
         lost=config.sync.lost,
@@ -56,6 +61,21 @@ def _gathered(config: Config, launchpad: LaunchPad, fw_id: int) -> Evidence:
     except QueueSilent as error:
         return replace(evidence, silent=error.title)
     return replace(evidence, job=job, end=end)
+
+
+def _synced(status: dict[str, Any]) -> str:
+    agent = status["agent"]
+    return age(agent["last_pass"], status["on"]) if agent["mode"] == SYNCED else ""
+
+
+def _deferred(rows: list[dict[str, Any]], story: Story) -> str:
+    launches = {launch["launch_id"] for launch in story.launches}
+    ours = [
+        row["reason"]
+        for row in rows
+        if row["fw_id"] == story.firework["fw_id"] or row["launch_id"] in launches
+    ]
+    return str(ours[-1]) if ours else ""
 
 
 def _asked(queue: Queue, launch: Launch) -> tuple[QueuedJob | None, JobEnd | None]:

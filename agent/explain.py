@@ -50,6 +50,10 @@ class Evidence:
     scheduler: str
     queue: str
     agent: str
+    #: How long ago `fwagent sync` last ran, if that is what serves the worker.
+    synced: str = ""
+    #: Why the agent has put it off, launch or Firework.
+    deferred: str = ""
     #: What people have asked of the agent, in words; "" if it just runs.
     asked: str = ""
     paused: bool = False
@@ -152,6 +156,8 @@ def explain(evidence: Evidence) -> Document:
     document["launch"] = asdict(launch) if launch else None
     said = _Said()
     _REASONS.get(str(document["state"]), _unknown)(evidence, story, launch, said)
+    if evidence.deferred and document["state"] != "READY":
+        said.add(f"what it reported is put off, and tried again: {evidence.deferred}")
     document["why"], document["todo"] = said.why, said.todo
     return document
 
@@ -196,6 +202,11 @@ def _ready(evidence: Evidence, story: Story, _launch: Launch | None, said: _Said
             "compare [worker] in the configuration with the spec",
         )
     _locked(evidence, story, said)
+    if evidence.deferred:
+        tell = (
+            f"mend that (lpad update_fws -i {evidence.fw_id} -u ...); it is tried again by itself"
+        )
+        said.add(f"it was tried, and put off: {evidence.deferred}", tell)
     if evidence.setbacks.vanished:
         times = evidence.setbacks.vanished
         said.add(f"its job has vanished from the queue before it began, {times} times in a row")
@@ -205,7 +216,9 @@ def _ready(evidence: Evidence, story: Story, _launch: Launch | None, said: _Said
         said.add(f"the queue does not answer: {evidence.silent}")
     if evidence.asked:
         said.add(f"the agent is {evidence.asked}: nothing is launched", "fwagent resume")
-    if evidence.agent != "running":
+    if evidence.agent != "running" and evidence.synced:
+        said.add(f"the next `fwagent sync` takes it up; the last was {evidence.synced} ago")
+    elif evidence.agent != "running":
         said.add(f"no agent serves this worker: it is {evidence.agent}", "fwagent run")
     if not said.why:
         said.add(

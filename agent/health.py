@@ -17,6 +17,10 @@ from fwrunner.protocol import Unreadable, read_json, timestamp, write_atomic
 STATUS_FILE = "status.json"
 #: Seconds between two writes of a status that says nothing new but the time.
 _INTERVAL = 10.0
+#: Deferred launches and Fireworks whose reasons are told.
+DEFERRALS = 50
+#: The mode after `fwagent sync`, as long as no daemon runs.
+SYNCED = "sync"
 #: Minutes of which it is known what was done in them.
 _RECENT = 60
 
@@ -39,6 +43,8 @@ class Health:
     errors: int = 0
     open_launches: int = 0
     deferred: int = 0
+    #: The newest of what is deferred, as in a `Result`: at most DEFERRALS.
+    deferrals: list[dict[str, Any]] = field(default_factory=list)
     applied: int = 0
     submitted: int = 0
     watched: int = 0
@@ -75,6 +81,19 @@ class Health:
         self.open_launches = open_launches
         self.last_latency = latency if latency is not None else self.last_latency
 
+    def follow(self, before: dict[str, Any] | None) -> None:
+        """Go on with what a status file tells of the past hour, if it is of the same worker."""
+        if before and before.get("worker") == self.worker:
+            self.recent = _minutes(before.get("recent"))
+
+    def synced(self, result: Result, *, open_launches: int) -> None:
+        """Note a whole `fwagent sync`."""
+        self.passed()
+        latency = max(result.latencies.values(), default=None)
+        self.add(result, latency, open_launches=open_launches)
+        self.deferred, self.deferrals = len(result.deferred), result.deferred[-DEFERRALS:]
+        self.mode = SYNCED
+
     def line(self) -> str:
         """Return what the agent does, in a line for people."""
         if self.database_down_since is not None:
@@ -108,14 +127,18 @@ def counted(recent: list[list[int]], minute: int, applied: int, submitted: int) 
     return [*kept, [minute, before[0][1] + applied, before[0][2] + submitted]]
 
 
-def past_hour(recent: object, minute: int) -> tuple[int, int]:
-    """Return how many reports were applied and jobs submitted in the hour before a minute, of any JSON."""
-    entries = [
+def _minutes(recent: object) -> list[list[int]]:
+    """Return what is a ``Health.recent`` in any JSON."""
+    return [
         entry
         for entry in (recent if isinstance(recent, list) else [])
         if isinstance(entry, list) and len(entry) == 3 and all(type(n) is int for n in entry)
     ]
-    new = [entry for entry in entries if minute - _RECENT < entry[0] <= minute]
+
+
+def past_hour(recent: object, minute: int) -> tuple[int, int]:
+    """Return how many reports were applied and jobs submitted in the hour before a minute, of any JSON."""
+    new = [entry for entry in _minutes(recent) if minute - _RECENT < entry[0] <= minute]
     return sum(entry[1] for entry in new), sum(entry[2] for entry in new)
 
 

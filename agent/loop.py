@@ -26,7 +26,7 @@ from agent import modes
 from agent.backoff import Backoff
 from agent.config import Config, load_config
 from agent.filesystem import mount_of
-from agent.health import Health, StatusFile, backlog
+from agent.health import DEFERRALS, Health, StatusFile, backlog, read_status
 from agent.heartbeat import Heartbeat
 from agent.jobs import QueueSilent
 from agent.launch import WayOut
@@ -130,6 +130,7 @@ class Agent:
         self._parts = make_parts(config, self._beside, timeout=FIND_SECONDS)
         self._worker = self._parts.config.fworker().name
         self._health = Health(self._worker)
+        self._health.follow(read_status(self._parts.config.private))
         self._status_file = StatusFile()
         self._notifier = Notifier()
         self._heartbeat = Heartbeat()
@@ -174,8 +175,7 @@ class Agent:
         signal.signal(signal.SIGTERM, self._on_signal)
         signal.signal(signal.SIGINT, self._on_signal)
         signal.signal(signal.SIGHUP, self._on_signal)
-        if self._parts.config.sync.events:
-            self._watch.start()
+        self._use_events()
         self._schedule()
         self._scheduler.start()
         self._log.info("started", worker=self._worker, database=self._parts.launchpad.where)
@@ -185,6 +185,12 @@ class Agent:
                 self._wait()
         finally:
             self._end()
+
+    def _use_events(self) -> None:
+        """Begin or cease to watch, as the configuration says."""
+        wanted = self._parts.config.sync.events
+        if wanted != self._watch.used:
+            (self._watch.start if wanted else self._watch.stop)()
 
     def _beside(self, queue: Queue) -> Queue:
         return Beside(
@@ -547,7 +553,7 @@ class Agent:
             self._log.info("cancelled", **entry)
         for entry in result.submitted:
             self._log.info("submitted", **entry)
-        news = self._deferrals.take(result, whole=whole, looked=self._looked)
+        news = self._deferrals.take(result, whole=whole, looked=self._looked, places=self._places)
         for entry in result.deferred:
             (self._log.info if entry in news else self._log.debug)("deferred", **entry)
         latency = max(latencies.values(), default=None)
@@ -557,6 +563,7 @@ class Agent:
             metrics.add(result, latencies)
         self._health.add(result, latency, open_launches=len(self._places))
         self._health.deferred = len(self._deferrals)
+        self._health.deferrals = self._deferrals.newest(DEFERRALS)
         self._health.watched, self._health.watch_trouble = self._watch.count, self._watch.trouble
         self._health.events = self._watch.kind
 
@@ -596,6 +603,7 @@ class Agent:
         self._checked = False
         self._looks = Schedule(bounds(parts.config))
         self._due.add("start")
+        self._use_events()
         self._schedule()
         self._log.info("the new configuration is in force")
 

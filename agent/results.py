@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+import time
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Any
 
 from fwcore.launchpad.records import Applied, Claim
@@ -16,6 +18,9 @@ DEFERRED = 3
 UNREACHABLE = 4
 
 Entry = dict[str, Any]
+
+#: Seconds after which what was deferred would have been deferred again.
+LASTS = 900.0
 
 
 @dataclass
@@ -88,30 +93,50 @@ class Result:
 class Deferrals:
     """What waits to be tried again, over the passes of a daemon."""
 
-    def __init__(self) -> None:
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._when: dict[tuple[str, int], float] = {}
         self._reasons: dict[tuple[str, int], str] = {}
         self._told: dict[tuple[str, int], str] = {}
         self._launches: dict[tuple[str, int], int | None] = {}
 
     def take(
-        self, result: Result, *, whole: bool, looked: Collection[int] | None = None
+        self,
+        result: Result,
+        *,
+        whole: bool,
+        looked: Collection[int] | None = None,
+        places: Collection[int] = (),
     ) -> list[Entry]:
         """Take over what a pass deferred; return what has lasted since an earlier one and is not told yet.
 
         ``whole`` means that the pass has looked at everything, or at these launches and at all that is no launch, so
-        that what it did not defer is settled.
+        that what it did not defer is settled, and launches that are not in ``places`` any more are. What nothing has deferred for LASTS seconds is not ours any more: a
+        launch that somebody else has ended, or that another worker has.
         A file caught half-written is whole at the next look, and no news.
         """
         now = {_key(entry): entry for entry in result.deferred}
-        settled = {key for entry in (*result.applied, *result.ignored) for key in _keys(entry)}
-        before = self._reasons
-        again = {
-            key for key, launch_id in self._launches.items() if _again(launch_id, whole, looked)
+        settled = {
+            key
+            for entry in (*result.applied, *result.ignored, *result.claimed)
+            for key in _keys(entry)
         }
-        kept = {k: v for k, v in before.items() if k not in settled and k not in again}
+        before, moment = self._reasons, self._clock()
+        settled |= {key for key, when in self._when.items() if moment - when > LASTS}
+        again = {
+            key
+            for key, launch_id in self._launches.items()
+            if _again(launch_id, whole, looked)
+            # Deferred as a Firework it is another launch at each try.
+            or (whole and looked is not None and key[0] == "launch_id" and key[1] not in places)
+        }
+        gone = settled | again | now.keys()
+        kept = {k: v for k, v in before.items() if k not in gone}
         launches = {**self._launches, **{key: entry["launch_id"] for key, entry in now.items()}}
         self._reasons = {**kept, **{key: entry["reason"] for key, entry in now.items()}}
         self._launches = {key: launches[key] for key in self._reasons}
+        when = {**self._when, **dict.fromkeys(now, moment)}
+        self._when = {key: when[key] for key in self._reasons}
         self._told = {k: v for k, v in self._told.items() if self._reasons.get(k) == v}
         news = {
             key: entry
@@ -120,6 +145,19 @@ class Deferrals:
         }
         self._told.update((key, entry["reason"]) for key, entry in news.items())
         return list(news.values())
+
+    def newest(self, most: int) -> list[Entry]:
+        """Return some of what waits, what was deferred last at the end."""
+        kept = islice(reversed(self._reasons.items()), most)
+        found = [
+            {**dict.fromkeys(("launch_id", "fw_id")), **self._about(key), "reason": reason}
+            for key, reason in kept
+        ]
+        return found[::-1]
+
+    def _about(self, key: tuple[str, int]) -> Entry:
+        name, number = key
+        return {"launch_id": self._launches[key], **({name: number} if name else {})}
 
     def __len__(self) -> int:
         return len(self._reasons)

@@ -9,7 +9,7 @@ from typing import Any
 
 from agent import modes, running
 from agent.config import Config
-from agent.health import backlog, past_hour, read_status, this_minute
+from agent.health import DEFERRALS, SYNCED, backlog, past_hour, read_status, this_minute
 from agent.lease import is_gone
 from agent.locks import seen
 from agent.notes import read_notes
@@ -28,6 +28,8 @@ _TIMEOUT = 3.0
 _LOCKS = 5
 #: Lost jobs that are shown to people.
 _LOST = 5
+#: Deferred launches and Fireworks that are shown to people.
+_DEFERRED = 3
 #: Refused writes whose reasons are told.
 _REFUSED = 5
 #: Columns of a line, and of its label; lines that a long text may take.
@@ -49,6 +51,7 @@ def collect(config: Config) -> dict[str, Any]:
     ``queue`` {``type``, ``silent_since``, ``reason``}, the latter two null while it answers; ``lost``, a list of
     {``launch_id``, ``fw_id``, ``job_id``, ``reason``, ``on``}: jobs that are lost and whose launches were left as they
     are; ``locks``, those that nobody is known to hold, as in ``agent.locks.seen``, null when the database is down;
+    ``deferred``, the newest (at most 50) of {``launch_id``, ``fw_id``, ``reason``} that wait to be tried again;
     ``refused`` {``count``, ``newest``: at most 5 of {``collection``, ``id``, ``reason``, ``on``}}, writes that the
     server will never take, null when the database is down; ``rates`` {``applied``, ``submitted``: in the past hour,
     ``latency``: seconds of the slowest report of the newest pass that brought any}; ``counts`` since the agent's start;
@@ -67,6 +70,7 @@ def collect(config: Config) -> dict[str, Any]:
         **_queue(config),
         "rates": _rates(told),
         "counts": {key: told.get(key, 0) for key in ("passes", "applied", "submitted", "deferred")},
+        "deferred": _deferred(told),
         "last_error": _last_error(told),
     }
     try:
@@ -104,6 +108,12 @@ def _rates(told: dict[str, Any]) -> dict[str, Any]:
     latency = told.get("last_latency")
     known = latency if isinstance(latency, (int, float)) else None
     return {"applied": applied, "submitted": submitted, "latency": known}
+
+
+def _deferred(told: dict[str, Any]) -> list[dict[str, Any]]:
+    found = told.get("deferrals")
+    rows = [row for row in found if isinstance(row, dict)] if isinstance(found, list) else []
+    return [{key: row.get(key) for key in ("launch_id", "fw_id", "reason")} for row in rows]
 
 
 def _last_error(told: dict[str, Any]) -> dict[str, Any]:
@@ -183,7 +193,7 @@ def _agent(told: dict[str, Any]) -> dict[str, Any]:
         "mode": told.get("mode"),
         "wish": told.get("wish") or modes.document(Wish(), followed=None),
     }
-    if agent["pid"] and agent["mode"] != "stopped":
+    if agent["pid"] and agent["mode"] not in ("stopped", SYNCED):
         agent["state"] = _seen_from_here(agent["host"], agent["pid"])
     return agent
 
@@ -203,7 +213,7 @@ def _seen_from_here(host: object, pid: object) -> str:
 
 def lines(document: dict[str, Any]) -> list[str]:
     """Return the status for people, at most 100 columns wide."""
-    agent, deferred = document["agent"], document["counts"]["deferred"]
+    agent = document["agent"]
     found = [f"worker     {document['worker']}", *_agent_lines(document)]
     found += _mode_lines(agent["wish"])
     found += _database_lines(document["database"])
@@ -215,8 +225,7 @@ def lines(document: dict[str, Any]) -> list[str]:
     found += _lost_lines(document["lost"])
     found += _lock_lines(document["locks"] or [])
     found += _refused_lines(document["refused"] or {"count": 0, "newest": []})
-    if deferred:
-        found.append(f"deferred   {deferred}, looked at again and again; the agent's log says why")
+    found += _deferred_lines(document["counts"]["deferred"], document["deferred"])
     found += _error_lines(document)
     return [part for line in found for part in _fitted(line)]
 
@@ -237,13 +246,14 @@ def _agent_lines(document: dict[str, Any]) -> list[str]:
         took = rates["latency"]
         last = f" (the last took {took:.1f} s)" if took is not None and rates["applied"] else ""
         found.append(
-            f"last pass  {_age(agent['last_pass'], document['on'])} ago; past hour: "
+            f"last pass  {age(agent['last_pass'], document['on'])} ago; past hour: "
             f"{rates['applied']} reports applied{last}, {rates['submitted']} jobs submitted"
         )
     return found
 
 
-def _age(then: object, now: str) -> str:
+def age(then: object, now: str) -> str:
+    """Return how long ago something was, for people."""
     begin, end = parse_time(then), parse_time(now)
     return span((end - begin).total_seconds()) if begin and end else "-"
 
@@ -299,7 +309,7 @@ def _error_lines(document: dict[str, Any]) -> list[str]:
     )
     if not error["title"] or same:
         return []
-    found = [f"last error {_age(error['on'], document['on'])} ago: {error['title']}"]
+    found = [f"last error {age(error['on'], document['on'])} ago: {error['title']}"]
     return [*found, f"           -> {error['hint']}"] if error["hint"] else found
 
 
@@ -343,6 +353,29 @@ def _lock_lines(locks: list[dict[str, Any]]) -> list[str]:
     return found
 
 
+def _deferred_lines(count: int, newest: list[dict[str, Any]]) -> list[str]:
+    if not count:
+        return []
+    found = [f"deferred   {count}, tried again and again:"]
+    shown = newest[-_DEFERRED:]
+    found += [
+        f"           {_what(entry)}{' '.join(str(entry['reason']).split())}" for entry in shown
+    ]
+    more = count - len(shown)
+    return (
+        [*found, f"           ... and {more} more (--json shows up to {DEFERRALS})"]
+        if more
+        else found
+    )
+
+
+def _what(entry: dict[str, Any]) -> str:
+    """Name a launch or a Firework, unless its reason does."""
+    names = {"launch": entry["launch_id"], "Firework": entry["fw_id"]}
+    known = [f"{name} {number}" for name, number in names.items() if number is not None]
+    return f"{known[0]}: " if known and known[-1] not in str(entry["reason"]) else ""
+
+
 def _refused_lines(refused: dict[str, Any]) -> list[str]:
     if not refused["count"]:
         return []
@@ -355,6 +388,8 @@ def _refused_lines(refused: dict[str, Any]) -> list[str]:
 
 def _agent_line(agent: dict[str, Any]) -> str:
     if agent["state"] == "down":
+        if agent["mode"] == SYNCED:
+            return f"not running; `fwagent sync` last ran on {agent['host']}"
         last = f"; it last ran on {agent['host']}" if agent["host"] else ""
         return f"not running{last}. Start it: fwagent run; from cron: fwagent sync"
     if agent["state"] == "gone":

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import threading
+import time
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -24,6 +25,11 @@ LIMIT = Path("/proc/sys/fs/inotify/max_user_watches")
 SHARE, MOST = 4, 8192
 #: Seconds in which the event of a file that we have written ourselves must have come.
 PROBE_SECONDS = 2.0
+
+#: Seconds for which it is told that events were lost.
+LOST_SECONDS = 3600.0
+#: What is known of events while none are asked for.
+UNUSED = "not used"
 
 _TELLING = frozenset({OFFLINE_JSON, PING_JSON, ACTION_JSON})
 
@@ -75,24 +81,27 @@ class Watch:
         self._answered = threading.Event()
         self._remote = False
         #: What is known of events where the outbox is, for `status`.
-        self.kind = "not used"
-        #: Why there are fewer watches than wanted, if so.
-        self.trouble = ""
+        self.kind = UNUSED
+        self._short = ""
+        # When the kernel has dropped events: for our clock, and for people.
+        self._lost: tuple[float, str] | None = None
 
     def start(self) -> None:
         """Begin to deliver events."""
         try:
             self._inotify = Inotify(self._tell)
         except OSError as error:
-            self.trouble = f"no file events ({error.strerror}): sweeps find what they miss"
+            self._short = f"no file events ({error.strerror}): sweeps find what they miss"
             return
+        self._short = ""
         self._inotify.start()
 
     def stop(self) -> None:
         """Stop, and wait for the thread."""
         if self._inotify is not None:
             self._inotify.close()
-            self._inotify = None
+            self._inotify = self._outbox = None
+            self.kind = UNUSED
 
     def watch_outbox(self, outbox: Path) -> None:
         """Wake the loop for whatever appears in the outbox, and find out whether events come at all."""
@@ -127,14 +136,26 @@ class Watch:
         for place in watched - wanted:
             self._inotify.remove(place)
         # Those that were there: the newest first, should the kernel have no more.
-        for place in newest:
-            if place not in watched and not self._add(place):
-                return
+        whole = all(place in watched or self._add(place) for place in newest)
+        if whole and (self._outbox is None or self._outbox in self._inotify):
+            self._short = ""
+
+    @property
+    def trouble(self) -> str:
+        """Why there are fewer watches than wanted, or that events were lost lately; "" if all is well."""
+        if self._lost is not None and time.monotonic() - self._lost[0] < LOST_SECONDS:
+            return self._lost[1]
+        return self._short
 
     @property
     def count(self) -> int:
         """How many launch directories are watched."""
         return len(self._inotify) - (self._outbox in self._inotify) if self._inotify else 0
+
+    @property
+    def used(self) -> bool:
+        """Whether events are asked for."""
+        return self._inotify is not None
 
     @property
     def remote(self) -> bool:
@@ -149,10 +170,8 @@ class Watch:
         except (FileNotFoundError, NotADirectoryError, PermissionError):
             return place != self._outbox
         except OSError as error:
-            self.trouble = f"no more file events ({error.strerror}): sweeps find what they miss"
+            self._short = f"no more file events ({error.strerror}): sweeps find what they miss"
             return False
-        if not self.trouble.startswith("events were lost"):
-            self.trouble = ""
         return True
 
     def _comes(self, outbox: Path) -> bool:
@@ -172,9 +191,8 @@ class Watch:
     def _tell(self, directory: str | None, name: str) -> None:
         # Runs on the thread of inotify, so it does nothing but wake the loop.
         if directory is None:
-            self.trouble = (
-                f"events were lost at {timestamp()[:19]}, too many at once; all was looked at"
-            )
+            told = f"events were lost at {timestamp()[:19]}, too many at once; all was looked at"
+            self._lost = time.monotonic(), told
             self._wake.call("overflow")
         elif directory != self._outbox:
             if name in _TELLING:

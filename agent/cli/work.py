@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -82,6 +83,7 @@ def sync(ctx: typer.Context, config: ConfigOption = None, as_json: JsonOption = 
                 parts.way_out.launch(parts.way_out.capacity(), result)
                 parts.way_out.tell_passed_over(result)
             parts.queue.tend()
+            _note(parts, result, len(places))
             _beat(parts)
     _finish(result, as_json)
 
@@ -93,6 +95,17 @@ def _follow(parts: Parts, places: dict[int, str], result: Result) -> None:
         result.deferred = [each for each in result.deferred if each["launch_id"] not in moved]
         parts.way_back.recover(moved, result, outbox=False)
         places.update(moved)
+
+
+def _note(parts: Parts, result: Result, looked_at: int) -> None:
+    """Leave for `fwagent status` and `explain` what a daemon would."""
+    from agent.health import Health, StatusFile, read_status
+
+    ended = {each["launch_id"] for each in result.applied if each["state"] != "RUNNING"}
+    health = Health(parts.config.fworker().name)
+    health.follow(read_status(parts.config.private))
+    health.synced(result, open_launches=max(0, looked_at - len(ended)))
+    StatusFile().write(parts.config.private, health, time.monotonic())
 
 
 def _beat(parts: Parts) -> None:

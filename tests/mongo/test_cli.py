@@ -501,6 +501,20 @@ def test_sync_is_one_whole_pass(site, store):
     assert store.states() == {first: "COMPLETED", child: "RESERVED"}
     # It leaves nothing behind that would stop the next one.
     assert entries(site.json("sync")) == {}
+    told = site.run("status").stdout
+    assert "not running; `fwagent sync` last ran on" in told
+    assert "past hour: 1 reports applied" in told
+
+
+def test_why_a_firework_was_put_off_is_told_by_status_and_explain(site, store):
+    occupied = site.home / "a file"
+    occupied.write_text("", encoding="utf-8")
+    (number,) = store.add({"_launch_dir": str(occupied / "x")})
+    reason = only(entries(site.json("sync", status=3))["deferred"])["reason"]
+    assert reason in " ".join(site.run("status").stdout.split())
+    why = "; ".join(site.json("explain", str(number))["why"])
+    assert f"it was tried, and put off: {reason}" in why
+    assert "the next `fwagent sync` takes it up" in why
 
 
 def test_sync_does_nothing_while_an_agent_serves(site, store):

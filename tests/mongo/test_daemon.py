@@ -352,6 +352,19 @@ def reload_without(site, daemon):
     daemon.wait_for("the new configuration is in force")
 
 
+def test_a_reload_gives_events_up(site, store):
+    def kind():
+        return site.json("status")["events"]["kind"]
+
+    with site.daemon() as daemon:
+        site.await_first_pass()
+        assert kind() != "not used"
+        site.configure(sync={"events": False})
+        daemon.reload()
+        daemon.wait_for("the new configuration is in force")
+        wait_until(lambda: kind() == "not used")
+
+
 # -------------------------------------------------------------------------------- two for one worker
 
 

@@ -87,6 +87,13 @@ def test_waiting_names_the_parents_that_hold_it_and_what_lets_them_go():
         (story("READY"), {"agent": "down"}, "no agent serves this worker: it is down", "run"),
         (story("READY"), {"silent": "squeue: down"}, "does not answer: squeue: down", ""),
         (story("READY"), {"setbacks": Setbacks(vanished=2)}, "vanished from the queue", ""),
+        (story("READY"), {"deferred": "no dir"}, "it was tried, and put off: no dir", "update_fws"),
+        (
+            story("READY"),
+            {"agent": "down", "synced": "40 s"},
+            "the next `fwagent sync` takes it up; the last was 40 s ago",
+            "",
+        ),
         (story("READY"), {}, "as soon as the queue has room", "fwagent launch -i 3"),
     ],
 )
@@ -112,6 +119,7 @@ def test_ready_and_not_submitted(found, more, words, do):
         ({"end": JobEnd("70", "TIMEOUT", reason="why")}, "it ended as TIMEOUT (why), and there"),
         ({"queue": "local:/r"}, "submitted to slurm:/r; this configuration has local:/r"),
         ({"files": Told(True, "COMPLETED")}, "has left COMPLETED, which is not in the database"),
+        ({"deferred": "locked by x"}, "is put off, and tried again: locked by x"),
         ({"files": Told(True, waiting=("7.t.json",))}, "has left a report"),
     ],
 )

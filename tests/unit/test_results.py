@@ -2,7 +2,7 @@
 
 import json
 
-from agent.results import Deferrals, Result
+from agent.results import LASTS, Deferrals, Result
 from fwcore.launchpad.records import Applied, Claim
 from fwcore.plan import Outcome
 
@@ -87,3 +87,43 @@ def test_a_firework_that_cannot_be_launched_is_told_once_though_its_launches_dif
     told = [deferrals.take(deferred((n, 12, "no space")), whole=False) for n in range(4)]
     assert [len(news) for news in told] == [0, 1, 0, 0]
     assert len(deferrals) == 1
+    assert deferrals.newest(5) == [{"launch_id": 3, "fw_id": 12, "reason": "no space"}]
+
+
+def test_what_nothing_defers_any_more_is_not_ours():
+    times = iter([0.0, 10.0, LASTS - 1, LASTS + 11])
+    deferrals = Deferrals(clock=lambda: next(times))
+    deferrals.take(deferred((1, None, "another worker's"), (2, None, "ours")), whole=False)
+    deferrals.take(deferred((2, None, "ours")), whole=False)
+    deferrals.take(Result(), whole=True, looked={3}, places={1, 2})
+    assert len(deferrals) == 2
+    deferrals.take(deferred((2, None, "ours")), whole=True, looked={2})
+    assert [row["launch_id"] for row in deferrals.newest(9)] == [2]
+
+
+def test_a_launch_that_is_not_open_any_more_does_not_wait():
+    deferrals = Deferrals()
+    deferrals.take(deferred((1, None, "torn"), (2, 12, "no space")), whole=False)
+    deferrals.take(Result(), whole=False, looked={3}, places={3})
+    assert len(deferrals) == 2
+    deferrals.take(Result(), whole=True, looked={3}, places={3})
+    assert [row["fw_id"] for row in deferrals.newest(9)] == [12]
+
+
+def test_a_firework_that_was_put_off_is_settled_by_its_claim():
+    deferrals = Deferrals()
+    deferrals.take(deferred((1, 12, "no space")), whole=False)
+    claimed = [{"launch_id": 2, "fw_id": 12, "launch_dir": "/x"}]
+    deferrals.take(Result(claimed=claimed), whole=False)
+    assert len(deferrals) == 0
+
+
+def test_the_newest_of_what_waits_are_told():
+    deferrals = Deferrals()
+    deferrals.take(deferred((1, None, "a"), (2, None, "b")), whole=False)
+    deferrals.take(deferred((1, None, "c"), (None, None, "d")), whole=False)
+    assert deferrals.newest(2) == [
+        {"launch_id": 1, "fw_id": None, "reason": "c"},
+        {"launch_id": None, "fw_id": None, "reason": "d"},
+    ]
+    assert [row["launch_id"] for row in deferrals.newest(9)] == [2, 1, None]

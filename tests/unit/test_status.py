@@ -127,6 +127,7 @@ def test_nothing_has_ever_run(config, launchpad):
         "lost": [],
         "locks": [],
         "refused": {"count": 0, "newest": []},
+        "deferred": [],
         "rates": {"applied": 0, "submitted": 0, "latency": None},
         "counts": {"passes": 0, "applied": 0, "submitted": 0, "deferred": 0},
         "last_error": {"title": None, "hint": None, "on": None},
@@ -396,6 +397,53 @@ def test_what_the_database_has_refused_is_counted_and_the_newest_is_named(config
     assert "           fireworks 0: Resulting document is too large" in told
     launchpad.down = True
     assert collect(config)["refused"] is None
+
+
+def test_what_waits_is_told_with_its_reason(config, launchpad):
+    rows = [{"launch_id": n, "fw_id": 10 + n, "reason": f"why\n{n}"} for n in range(1, 6)]
+    rows.append({"launch_id": None, "fw_id": 9, "reason": "Firework 9 cannot be launched: no"})
+    tell(config, deferred=7, deferrals=rows)
+    document = collect(config)
+    assert document["deferred"] == rows
+    told = lines(document)
+    begin = told.index("deferred   7, tried again and again:")
+    assert told[begin + 1 : begin + 5] == [
+        "           launch 4: why 4",
+        "           launch 5: why 5",
+        "           Firework 9 cannot be launched: no",
+        "           ... and 4 more (--json shows up to 50)",
+    ]
+
+
+@pytest.mark.parametrize("junk", ["x", [1, {"reason": 3}], {"a": 1}])
+def test_what_waits_is_read_from_any_file(config, launchpad, junk):
+    tell(config, deferred=1, deferrals=junk)
+    assert all(isinstance(row, dict) for row in collect(config)["deferred"])
+    lines(collect(config))
+
+
+def test_a_sync_from_cron_is_what_serves(config, launchpad):
+    before = tell(config, recent=[[this_minute() - 3, 2, 0]])
+    health = Health("w")
+    health.follow(read_status(config.private))
+    result = Result(applied=[{"launch_id": 1, "fw_id": 2, "state": "COMPLETED"}])
+    result.defer(None, 9, "no")
+    health.synced(result, open_launches=4)
+    StatusFile().write(config.private, health, 0.0)
+    document = collect(config)
+    assert document["rates"]["applied"] == 3
+    assert document["counts"]["deferred"] == 1
+    assert document["agent"]["state"] == "down"
+    told = lines(document)
+    assert told[1] == f"agent      not running; `fwagent sync` last ran on {before.host}"
+    assert told[2].startswith("last pass  0s ago; past hour: 3 reports applied")
+
+
+def test_the_past_hour_of_another_worker_is_not_ours(config):
+    tell(config, recent=[[this_minute(), 2, 0]])
+    health = Health("other")
+    health.follow(read_status(config.private))
+    assert health.recent == []
 
 
 def test_for_people_when_all_is_down(config, launchpad):

@@ -214,6 +214,41 @@ def test_a_kernel_without_watches_left_is_told_and_stops_nothing(
     assert watch.trouble == ""
 
 
+def test_the_want_of_watches_is_over_when_those_that_are_left_are_watched(
+    watch, tmp_path, monkeypatch
+):
+    add = watch._inotify.add
+
+    def one(path):
+        if watch.count:
+            raise OSError(errno.ENOSPC, "inotify: none is left")
+        add(path)
+
+    monkeypatch.setattr(watch._inotify, "add", one)
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+    watch.watch_launches({1: str(tmp_path / "a"), 2: str(tmp_path / "b")})
+    assert (watch.count, "none is left" in watch.trouble) == (1, True)
+    watch.watch_launches({2: str(tmp_path / "b")})
+    assert (watch.count, watch.trouble) == (1, "")
+
+
+def test_events_may_be_given_up_and_used_again(wake, watch, tmp_path):
+    outbox = tmp_path / "outbox"
+    outbox.mkdir()
+    watch.watch_outbox(outbox)
+    watch.stop()
+    assert (watch.used, watch.kind, watch.count) == (False, "not used", 0)
+    watch.watch_outbox(outbox)
+    watch.start()
+    watch.watch_outbox(outbox)
+    assert watch.used
+    assert "at once" in watch.kind
+    wake.wait(0)
+    (outbox / "1.a.json").touch()
+    assert wake.wait(DEADLINE)[0] == {"outbox"}
+
+
 def test_a_kernel_without_inotify_stops_nothing(wake, tmp_path, monkeypatch):
     def none(_told):
         raise OSError(errno.EMFILE, "inotify: no instance is left")
@@ -234,11 +269,15 @@ def test_a_share_of_the_users_watches_is_taken(tmp_path, limit, most):
     assert watching.budget(tmp_path / "none") == 0
 
 
-def test_an_overflow_asks_for_a_look_at_everything_and_is_told(wake, watch):
+def test_an_overflow_asks_for_a_look_at_everything_and_is_told_for_a_while(
+    wake, watch, monkeypatch
+):
     """The record is what the kernel writes: no directory, the mask IN_Q_OVERFLOW."""
     watch._inotify._tell(struct.pack("iIII", -1, 0x4000, 0, 0))
     assert wake.wait(DEADLINE)[0] == {"overflow"}
     assert "events were lost" in watch.trouble
+    monkeypatch.setattr(watching, "LOST_SECONDS", 0.0)
+    assert watch.trouble == ""
 
 
 def test_a_thousand_directories_cost_one_thread(wake, tmp_path):
