@@ -111,8 +111,8 @@ class Deferrals:
         """Take over what a pass deferred; return what has lasted since an earlier one and is not told yet.
 
         ``whole`` means that the pass has looked at everything, or at these launches and at all that is no launch, so
-        that what it did not defer is settled, and launches that are not in ``places`` any more are. What nothing has deferred for LASTS seconds is not ours any more: a
-        launch that somebody else has ended, or that another worker has.
+        that what it did not defer is settled, and so are launches that are not in ``places`` any more. What nothing has
+        deferred for LASTS seconds is not ours any more: somebody else has ended it, or another worker has it.
         A file caught half-written is whole at the next look, and no news.
         """
         now = {_key(entry): entry for entry in result.deferred}
