@@ -158,6 +158,9 @@ class SyncSection(_Section):
     sweep_slowest: Seconds | None = Field(
         default=None, description="between two looks at a launch that is quiet"
     )
+    sweep_watched: Seconds | None = Field(
+        default=None, description="likewise, while file events tell of each change in its directory"
+    )
     sweep_rate: float = Field(
         default=500, gt=0, le=100000, description="launch directories looked at in a second"
     )
@@ -185,6 +188,8 @@ class SyncSection(_Section):
     def _in_order(self) -> SyncSection:
         if self.fastest > self.slowest:
             raise ValueError("sweep_fastest must not be longer than sweep_slowest")
+        if self.watched < self.slowest:
+            raise ValueError("sweep_watched must not be shorter than sweep_slowest")
         return self
 
     @property
@@ -198,6 +203,12 @@ class SyncSection(_Section):
     def slowest(self) -> float:
         """Seconds between two looks at one that is quiet."""
         return self.sweep_slowest or max(self.sweep_interval, self.fastest)
+
+    @property
+    def watched(self) -> float:
+        """Seconds between two looks at a quiet one that is watched. Only a queue of events that overflows loses any."""
+        # Odd, so that of THOROUGH looks at one each has another turn.
+        return self.sweep_watched or 3 * self.slowest
 
 
 def _web_address(url: SecretStr) -> SecretStr:

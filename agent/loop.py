@@ -116,7 +116,8 @@ def make_parts(
 
 def bounds(config: Config) -> Bounds:
     """Return how often launch directories are looked at."""
-    return Bounds(config.sync.fastest, config.sync.slowest, config.sync.sweep_rate)
+    sync = config.sync
+    return Bounds(sync.fastest, sync.slowest, sync.sweep_rate, sync.watched)
 
 
 class Agent:
@@ -455,7 +456,7 @@ class Agent:
         self._sought &= self._places.keys()
         self._looks.keep(self._places, begin)
         self._watch.watch_outbox(self._parts.config.private / "outbox")
-        self._watch.watch_launches(self._places)
+        self._looks.watched(self._watch.watch_launches(self._places), begin)
         self._parts.queue.tend()
         return listed
 
@@ -516,7 +517,7 @@ class Agent:
         if claimed:
             self._places.update(claimed)
             self._looks.keep(self._places, time.monotonic())
-        self._watch.watch_launches(self._places)
+        self._looks.watched(self._watch.watch_launches(self._places), time.monotonic())
 
     def _cannot_launch(self, reason: str) -> None:
         if self._stuck.news(reason, time.monotonic()):

@@ -23,6 +23,8 @@ class Bounds(NamedTuple):
     fastest: float
     slowest: float
     per_second: float
+    #: Of those that tell of their changes by themselves; not less than ``slowest``.
+    watched: float
 
 
 class _Slot:
@@ -48,6 +50,7 @@ class Schedule:
         self.bounds = bounds
         self._width = min(_SLOT_SECONDS, bounds.fastest * _SLOT_SHARE)
         self._launches: dict[int, _Slot] = {}
+        self._watched: set[int] = set()
         self._slots: dict[tuple[int, float], _Slot] = {}
         self._order: list[tuple[int, float]] = []
         # Slots that were due as a whole and are not looked at yet.
@@ -64,6 +67,14 @@ class Schedule:
             del self._launches[launch_id]
         for launch_id in wanted - self._launches.keys():
             self._put(launch_id, self.bounds.fastest, now)
+
+    def watched(self, launch_ids: Iterable[int], now: float) -> None:
+        """Name all launches that tell of their changes by themselves; those that no longer do are due as others are."""
+        watched = set(launch_ids)
+        for launch_id in (self._watched - watched) & self._launches.keys():
+            if self._launches[launch_id].pause > self.bounds.slowest:
+                self._put(launch_id, self.bounds.slowest, now)
+        self._watched = watched
 
     def due(self, now: float) -> list[int]:
         """Return the launches to look at now, the longest due first; each must then be `looked` at.
@@ -90,21 +101,31 @@ class Schedule:
 
     def looked(self, launch_ids: Iterable[int], now: float, changed: Iterable[int]) -> None:
         """Note that launches were looked at, and which of them had something new to tell, or could not be read."""
-        fastest, slowest, _ = self.bounds
+        fastest = self.bounds.fastest
         news = set(changed)
         left = set(launch_ids)
         for slot in self._taken:
-            quiet = slot.pause == slowest and news.isdisjoint(slot.launches)
+            quiet = self._slowed(slot) and news.isdisjoint(slot.launches)
             if quiet and left.issuperset(slot.launches) and self._moved(slot, now):
                 left.difference_update(slot.launches)
         self._taken = []
         for launch_id in left & self._launches.keys():
-            pause = min(self._launches[launch_id].pause * 2, slowest)
+            pause = min(self._launches[launch_id].pause * 2, self._longest(launch_id))
             self._put(launch_id, fastest if launch_id in news else pause, now)
 
     def turn(self, now: float) -> int:
         """Return a number that is another one at each look at a launch that has long been quiet."""
         return int(now // self.bounds.slowest)
+
+    def _longest(self, launch_id: int) -> float:
+        return self.bounds.watched if launch_id in self._watched else self.bounds.slowest
+
+    def _slowed(self, slot: _Slot) -> bool:
+        """Tell whether the pause of all launches there is as long as it may become."""
+        _, slowest, _, watched = self.bounds
+        if slot.pause == watched:
+            return watched == slowest or self._watched.issuperset(slot.launches)
+        return slot.pause == slowest and self._watched.isdisjoint(slot.launches)
 
     def _here(self, slot: _Slot) -> list[int]:
         # As a dict: one that left a slot and came back is in it twice.

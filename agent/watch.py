@@ -124,10 +124,10 @@ class Watch:
             self._remote = True
             self.kind = f"{mount.kind} tells nothing, although it should"
 
-    def watch_launches(self, places: Mapping[int, str]) -> None:
-        """Watch the directories of the newest launches, as many as the budget has, and no others."""
+    def watch_launches(self, places: Mapping[int, str]) -> set[int]:
+        """Watch the directories of the newest launches, as many as the budget has, and no others; return which."""
         if self._inotify is None:
-            return
+            return set()
         # By the numbers alone: pairs take ten times as long to sort.
         numbers = [] if self._remote else sorted(places, reverse=True)[: self._most]
         newest = [places[launch_id] for launch_id in numbers]
@@ -139,6 +139,7 @@ class Watch:
         whole = all(place in watched or self._add(place) for place in newest)
         if whole and (self._outbox is None or self._outbox in self._inotify):
             self._short = ""
+        return {number for number in numbers if places[number] in self._inotify}
 
     @property
     def trouble(self) -> str:

@@ -102,6 +102,7 @@ def test_every_key_arrives(write):
                 "sweep_interval": 1.5,
                 "sweep_fastest": 0.5,
                 "sweep_slowest": 9,
+                "sweep_watched": 19,
                 "sweep_rate": 7,
                 "events": False,
                 "outbox_interval": 2,
@@ -127,6 +128,7 @@ def test_every_key_arrives(write):
         "sweep_interval": 1.5,
         "sweep_fastest": 0.5,
         "sweep_slowest": 9,
+        "sweep_watched": 19,
         "sweep_rate": 7,
         "events": False,
         "outbox_interval": 2,
@@ -461,14 +463,21 @@ def test_a_file_and_what_it_stands_for_are_not_both_set(write, section, keys, na
 
 
 @pytest.mark.parametrize(
-    ("given", "fastest", "slowest"),
-    [({}, 10, 30), ({"sweep_slowest": 5}, 5, 5), ({"sweep_fastest": 90}, 90, 90)],
+    ("given", "fastest", "slowest", "watched"),
+    [
+        ({}, 10, 30, 90),
+        ({"sweep_slowest": 5}, 5, 5, 15),
+        ({"sweep_fastest": 90}, 90, 90, 270),
+        ({"sweep_watched": 40}, 10, 30, 40),
+    ],
 )
-def test_bounds_of_the_sweep_follow_from_its_interval(given, fastest, slowest):
+def test_bounds_of_the_sweep_follow_from_its_interval(given, fastest, slowest, watched):
     section = SyncSection(**given)
-    assert (section.fastest, section.slowest) == (fastest, slowest)
+    assert (section.fastest, section.slowest, section.watched) == (fastest, slowest, watched)
 
 
 def test_bounds_of_the_sweep_in_the_wrong_order_are_refused():
     with pytest.raises(ValueError, match="sweep_fastest must not be longer"):
         SyncSection(sweep_fastest=20, sweep_slowest=10)
+    with pytest.raises(ValueError, match="sweep_watched must not be shorter"):
+        SyncSection(sweep_slowest=20, sweep_watched=10)

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from agent.sweep import Bounds, Schedule
 
-BOUNDS = Bounds(fastest=10, slowest=60, per_second=1e9)
+BOUNDS = Bounds(fastest=10, slowest=60, per_second=1e9, watched=180)
 LAUNCHES = st.sets(st.integers(1, 10**6), min_size=1, max_size=30)
 
 
@@ -90,7 +90,7 @@ def test_each_look_at_a_quiet_launch_is_of_another_turn():
 
 
 def test_a_rate_bounds_bursts_and_nobody_starves():
-    schedule = Schedule(Bounds(10, 60, per_second=50))
+    schedule = Schedule(Bounds(10, 60, per_second=50, watched=60))
     schedule.keep(range(1, 6001), 0)
     times = played(schedule, 300)
     of_second = Counter(now for looks in times.values() for now in looks)
@@ -100,7 +100,7 @@ def test_a_rate_bounds_bursts_and_nobody_starves():
 
 
 def test_after_a_long_sleep_not_everything_is_looked_at_at_once():
-    schedule = Schedule(Bounds(10, 60, per_second=50))
+    schedule = Schedule(Bounds(10, 60, per_second=50, watched=60))
     schedule.keep(range(1, 6001), 0)
     played(schedule, 200)
     assert len(schedule.due(90000)) <= 60 * 50
@@ -116,3 +116,35 @@ def test_stale_entries_do_not_pile_up():
         schedule.looked(range(now, now + 50), now, range(now, now + 50))
     assert sum(len(slot.launches) for slot in schedule._slots.values()) < 1000
     assert len(schedule._slots) == len(schedule._order) < 200
+
+
+@given(LAUNCHES, st.data())
+def test_those_that_are_watched_are_looked_at_less_while_they_are_quiet(launches, data):
+    watched = data.draw(st.sets(st.sampled_from(sorted(launches))))
+    schedule = Schedule(BOUNDS)
+    schedule.keep(launches, 0)
+    schedule.watched(watched, 0)
+    times = played(schedule, 2000)
+    for launch_id in launches:
+        longest = BOUNDS.watched if launch_id in watched else BOUNDS.slowest
+        last = pauses(times[launch_id])[-3:]
+        assert all(abs(pause - longest) <= 1 for pause in last)
+    still = data.draw(st.sets(st.sampled_from(sorted(launches))))
+    schedule.watched(still, 2000)
+    times = played(schedule, 2000, begin=2000)
+    for launch_id in launches - still:
+        assert times[launch_id][0] <= 2000 + BOUNDS.slowest + 1
+        assert all(pause <= BOUNDS.slowest + 1 for pause in pauses(times[launch_id]))
+    changed = played(schedule, 200, lambda *_: True, begin=4000)
+    assert all(max(pauses(looks)) <= BOUNDS.fastest + 1 for looks in changed.values() if looks[1:])
+
+
+def test_a_slot_that_two_kinds_share_is_right_for_both():
+    schedule = Schedule(BOUNDS)
+    schedule.keep(range(1, 2001), 0)
+    schedule.watched(range(1, 1001), 0)
+    times = played(schedule, 1500)
+    assert all(max(pauses(times[each])) <= BOUNDS.slowest + 1 for each in range(1001, 2001))
+    assert all(pauses(times[each])[-1] >= BOUNDS.watched - 1 for each in range(1, 1001))
+    of_second = Counter(now for looks in times.values() for now in looks)
+    assert max(of_second[now] for now in range(900, 1500)) <= 2 * (1000 / 60 + 1000 / 180)
