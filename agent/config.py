@@ -8,6 +8,7 @@ can be read by others.
 from __future__ import annotations
 
 import difflib
+import hashlib
 import os
 import re
 import shlex
@@ -15,6 +16,7 @@ import stat
 import sys
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
+from urllib.parse import quote
 
 from pydantic import (
     AfterValidator,
@@ -277,6 +279,15 @@ class Config(_Section):
             section.query,
             section.env,
         )
+
+    def own(self, database: str) -> Path:
+        """Return the directory for what only the agent of this worker in a database (`LaunchPad.where`) is to read.
+
+        Several may share a launch root. Raises InvalidSettings or ConfigError.
+        """
+        worker = self.fworker().name
+        digest = hashlib.sha256(f"{worker}\n{database}".encode()).hexdigest()[:8]
+        return self.private / f"{quote(worker, safe=' ')[:100]}-{digest}"
 
     def connect(self, *, timeout: float = 10.0) -> LaunchPad:
         """Return the LaunchPad, without connecting yet; raise ConfigError or InvalidSettings."""

@@ -1,4 +1,4 @@
-"""What others may know of a running agent: a small status file below the launch root."""
+"""What others may know of a running agent: a small status file below the launch root, in `Config.own`."""
 
 from __future__ import annotations
 
@@ -149,24 +149,25 @@ class StatusFile:
         self._written: dict[str, Any] = {}
         self._due = 0.0
 
-    def write(self, private: Path, health: Health, now: float) -> None:
-        """Write what changed; ``now`` is in seconds. A full disk must not stop the agent."""
+    def write(self, own: Path, health: Health, now: float) -> None:
+        """Write what changed into `Config.own`; ``now`` is in seconds. A full disk must not stop the agent."""
         told = asdict(health)
         news = {key: value for key, value in told.items() if key not in ("last_pass", "passes")}
         if news == self._written and now < self._due:
             return
         self._written, self._due = news, now + _INTERVAL
-        if health.mode.startswith("idle") and _serves_another(private, health.pid):
+        if health.mode.startswith("idle") and _serves_another(own, health.pid):
             return
         try:
-            write_atomic(str(private / STATUS_FILE), told)
+            own.mkdir(mode=0o700, exist_ok=True)
+            write_atomic(str(own / STATUS_FILE), told)
         except OSError as error:
             health.failed(f"the status file cannot be written: {error.strerror}")
 
 
-def _serves_another(private: Path, pid: int) -> bool:
-    # An idle agent with the same launch root must not hide the one that works.
-    told = read_status(private)
+def _serves_another(own: Path, pid: int) -> bool:
+    # An idle agent must not hide the one that works.
+    told = read_status(own)
     return told is not None and told.get("mode") == "serving" and told.get("pid") != pid
 
 
@@ -182,9 +183,9 @@ def backlog(outbox: Path) -> dict[str, Any]:
     return {"reports": len(written), "oldest_seconds": oldest}
 
 
-def read_status(private: Path) -> dict[str, Any] | None:
+def read_status(own: Path) -> dict[str, Any] | None:
     """Return the status file of the agent that last ran here, None if there is none."""
     try:
-        return read_json(str(private / STATUS_FILE))
+        return read_json(str(own / STATUS_FILE))
     except (FileNotFoundError, Unreadable):
         return None

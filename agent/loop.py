@@ -83,6 +83,8 @@ class Parts:
     way_back: WayBack
     way_out: WayOut
     reconciler: Reconciler
+    #: `Config.own`, where the status file is.
+    own: Path
 
 
 def make_parts(
@@ -111,6 +113,7 @@ def make_parts(
         way_back,
         WayOut(launchpad, config, queue, worker),
         Reconciler(launchpad, queue, way_back, config),
+        config.own(launchpad.where),
     )
 
 
@@ -131,7 +134,7 @@ class Agent:
         self._parts = make_parts(config, self._beside, timeout=FIND_SECONDS)
         self._worker = self._parts.config.fworker().name
         self._health = Health(self._worker)
-        self._health.follow(read_status(self._parts.config.private))
+        self._health.follow(read_status(self._parts.own))
         self._status_file = StatusFile()
         self._notifier = Notifier()
         self._heartbeat = Heartbeat()
@@ -272,7 +275,7 @@ class Agent:
 
     def _show(self) -> None:
         self._notifier.alive(self._health.line())
-        self._status_file.write(self._parts.config.private, self._health, time.monotonic())
+        self._status_file.write(self._parts.own, self._health, time.monotonic())
         self._write_metrics()
 
     def _counting(self) -> Metrics | None:
@@ -534,7 +537,7 @@ class Agent:
         if under_way:
             self._log.info("applying a backlog", done=done, total=total)
         self._notifier.alive(self._health.line())
-        self._status_file.write(self._parts.config.private, self._health, time.monotonic())
+        self._status_file.write(self._parts.own, self._health, time.monotonic())
 
     def _tell(self, result: Result, *, whole: bool) -> None:
         latencies = result.latencies
@@ -630,7 +633,7 @@ class Agent:
     def _say_stopped(self) -> None:
         self._health.mode = "stopped"
         self._write_metrics(last=True)
-        self._status_file.write(self._parts.config.private, self._health, time.monotonic())
+        self._status_file.write(self._parts.own, self._health, time.monotonic())
         self._log.info("stopped")
 
 

@@ -1,6 +1,6 @@
 """What is remembered of the queue from one listing to the next, in a file below the launch root.
 
-The daemon, `fwagent sync` and `fwagent status` share it.
+The daemon, `fwagent sync` and `fwagent status` of one worker share it.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ class Notes:
     launches that Fireworks counted on; and ``silent``: {"since", "reason"} while the queue does not answer.
     """
 
-    def __init__(self, private: Path) -> None:
-        self._path = private / MEMORY_FILE
-        self._document = read_notes(private)
+    def __init__(self, own: Path) -> None:
+        self._path = own / MEMORY_FILE
+        self._document = read_notes(own)
         self.memory = _memory(self._document)
         self._database = ""
 
@@ -77,6 +77,7 @@ class Notes:
             return
         self._document = document
         try:
+            self._path.parent.mkdir(mode=0o700, exist_ok=True)
             write_atomic(str(self._path), document)
         except OSError as error:
             raise FwagentError(
@@ -85,10 +86,10 @@ class Notes:
             ) from None
 
 
-def read_notes(private: Path) -> dict[str, Any]:
-    """Return the notes below a launch root, for what they are: {} where there are none, or they are broken."""
+def read_notes(own: Path) -> dict[str, Any]:
+    """Return the notes in `Config.own`, for what they are: {} where there are none, or they are broken."""
     try:
-        found = read_json(str(private / MEMORY_FILE))
+        found = read_json(str(own / MEMORY_FILE))
     except (FileNotFoundError, Unreadable):
         return {}
     return {

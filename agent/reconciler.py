@@ -70,7 +70,7 @@ class Reconciler:
             ping_interval=sync.ping_interval,
             cancel_defused=config.queue.cancel_defused,
         )
-        self._notes = Notes(config.private)
+        self._notes = Notes(config.own(launchpad.where))
         self._recalled = False
 
     def run(self, result: Result) -> None:

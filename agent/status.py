@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
+from pathlib import Path
 from textwrap import wrap
 from typing import Any
 
@@ -57,8 +58,9 @@ def collect(config: Config) -> dict[str, Any]:
     ``latency``: seconds of the slowest report of the newest pass that brought any}; ``counts`` since the agent's start;
     ``last_error`` {``title``, ``hint``, ``on``}.
     """
-    told = read_status(config.private) or {}
     launchpad = config.connect(timeout=_TIMEOUT)
+    own = config.own(launchpad.where)
+    told = read_status(own) or {}
     document = {
         "worker": config.fworker().name,
         "on": timestamp(),
@@ -67,7 +69,7 @@ def collect(config: Config) -> dict[str, Any]:
         **dict.fromkeys(_FROM_DATABASE),
         "backlog": {**backlog(config.private / "outbox"), "applying": told.get("backlog") or None},
         "events": _events(told),
-        **_queue(config),
+        **_queue(config, own),
         "rates": _rates(told),
         "counts": {key: told.get(key, 0) for key in ("passes", "applied", "submitted", "deferred")},
         "deferred": _deferred(told),
@@ -156,8 +158,8 @@ def _seen_by_lease(agent: dict[str, Any], lease: tuple[Lease, bool] | None) -> N
         agent["state"] = "waking"
 
 
-def _queue(config: Config) -> dict[str, Any]:
-    notes = read_notes(config.private)
+def _queue(config: Config, own: Path) -> dict[str, Any]:
+    notes = read_notes(own)
     silent = notes.get("silent", {})
     told = [entry for entry in notes.get("told", {}).values() if isinstance(entry, dict)]
     return {

@@ -56,7 +56,10 @@ MANUALS = {
             ("tmux new-session -d -s fwagent 'fwagent run'", "where there is no systemd"),
         ),
         ("1 it was ended by a fault", _NO_CONFIG),
-        (_OUTBOX, "ROOT/.fwagent/status.json: what `status` shows while the database is down"),
+        (
+            _OUTBOX,
+            "ROOT/.fwagent/WORKER-*/status.json: what `status` shows while the database is down",
+        ),
     ),
     "drain": Manual(
         (
@@ -139,7 +142,7 @@ MANUALS = {
             ("fwagent status --watch", "again every 2 s"),
             ("fwagent status --json", "for scripts; docs/json-outputs.md has the keys"),
         ),
-        files=("ROOT/.fwagent/status.json: read when the database is down",),
+        files=("ROOT/.fwagent/WORKER-*/status.json: read when the database is down",),
     ),
     "runs": Manual(
         (

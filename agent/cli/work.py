@@ -103,9 +103,9 @@ def _note(parts: Parts, result: Result, looked_at: int) -> None:
 
     ended = {each["launch_id"] for each in result.applied if each["state"] != "RUNNING"}
     health = Health(parts.config.fworker().name)
-    health.follow(read_status(parts.config.private))
+    health.follow(read_status(parts.own))
     health.synced(result, open_launches=max(0, looked_at - len(ended)))
-    StatusFile().write(parts.config.private, health, time.monotonic())
+    StatusFile().write(parts.own, health, time.monotonic())
 
 
 def _beat(parts: Parts) -> None:

@@ -6,7 +6,6 @@ from collections import Counter
 
 import pytest
 
-from agent.health import read_status
 from tests.support.agent import Site, wait_until
 from tests.support.fireworks import REPOSITORY
 
@@ -79,10 +78,10 @@ def test_nobody_takes_the_jobs_of_the_other(
         assert len(before) == 5
         wait_until(lambda: ran.exists() and len(ran.read_text().split()) == 5)
         agent.kill()
-    (site.root / ".fwagent/status.json").unlink()
+    site.own("status.json")[0].unlink()
     with site.daemon():
         # Some of them with a listing.
-        wait_until(lambda: (read_status(site.root / ".fwagent") or {}).get("passes", 0) > 10)
+        wait_until(lambda: site.told().get("passes", 0) > 10)
         assert jobs() == before
         go.touch()
         wait_until(lambda: db.fireworks.count_documents({"state": "COMPLETED"}) == COUNT, 60)

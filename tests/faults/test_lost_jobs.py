@@ -68,8 +68,8 @@ def test_the_agent_is_killed_at_every_command_of_its_verdicts(
     bench.launch(vanished, thrice)
     bench.queue.jobs.clear()
     bench.turn()
-    private = bench.root / ".fwagent"
-    notes = (private / "reconcile.json").read_bytes()
+    own = bench.own
+    notes = (own / "reconcile.json").read_bytes()
     before = saved(mongo_client, db_name)
 
     job = {
@@ -92,7 +92,7 @@ def test_the_agent_is_killed_at_every_command_of_its_verdicts(
         assert expected["open"] == 0
         for at in range(1, commands):
             restore(mongo_client, db_name, before)
-            (private / "reconcile.json").write_bytes(notes)
+            (own / "reconcile.json").write_bytes(notes)
             assert forks.run({**job, "at": at}) == -signal.SIGKILL
             bench.lp.resume(is_gone=lambda _host, _pid: True)
             bench.configure(lost="rerun")

@@ -1,6 +1,5 @@
 """The scheduler takes its time, or never answers: what comes back does not wait for it."""
 
-import json
 import os
 import subprocess
 import sys
@@ -131,4 +130,4 @@ def test_an_agent_serves_although_the_queue_does_not_say_what_the_killed_one_has
         )
         run_job(site, store, cut)
     assert len(list(Path(fake, "jobs").iterdir())) == 2
-    assert json.loads((site.root / ".fwagent" / "status.json").read_text())["mode"] == "stopped"
+    assert site.told()["mode"] == "stopped"

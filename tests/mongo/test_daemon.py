@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from agent.health import Health, read_status
+from agent.health import Health
 from agent.lease import LeaseKeeper
 from fwrunner.protocol import Report, outbox_name, timestamp, write_atomic, write_report
 from tests.support.agent import (
@@ -307,7 +307,7 @@ def test_passes_that_do_nothing_are_silent(site, store):
         claim = only(store.stock_launches(site.home))
         in_place(Path(claim.launch_dir, "FW_offline.json"), stock_report(claim))
         daemon.wait_for("applied", state="COMPLETED")
-        wait_until(lambda: (read_status(site.root / ".fwagent") or {})["applied"] == 1)
+        wait_until(lambda: site.told()["applied"] == 1)
         assert [entry["event"] for entry in daemon.log[len(before) :]] == ["applied"]
     assert [entry["event"] for entry in before] == ["started", "serving"]
 

@@ -9,7 +9,6 @@ from pathlib import Path
 
 import pytest
 
-from agent.health import read_status
 from tests.support import components
 from tests.support.agent import FWAGENT, Site, Store, wait_until
 from tests.support.calls import command_line, parsed
@@ -173,7 +172,7 @@ def test_in_tmux(mongod, lp_name, lp, db, tmp_path):
             wait_until(lambda: Store(lp, db).state(fw_id) == "RESERVED")
             assert tmux("tmux", "send-keys", "-t", "fwagent", "C-c")
             wait_until(lambda: not tmux("tmux", "has-session", "-t", "fwagent"))
-            told = read_status(site.root / ".fwagent")
+            told = site.told()
             assert told is not None
             assert told["mode"] == "stopped"
         finally:

@@ -172,12 +172,12 @@ def test_a_silent_queue_says_nothing(bench):
     for _ in range(2):
         with pytest.raises(QueueSilent):
             bench.turn(500)
-    since = read_notes(bench.root / ".fwagent")["silent"]
+    since = read_notes(bench.own)["silent"]
     assert since["reason"] == "squeue: Unable to contact slurm controller"
     assert bench.state(fw_id) == "RUNNING"
     bench.queue.silent = False
     assert only(bench.turn(500).lost)["fw_id"] == fw_id
-    assert read_notes(bench.root / ".fwagent")["silent"] == {}
+    assert read_notes(bench.own)["silent"] == {}
 
 
 def test_a_launch_root_that_is_away_says_nothing(bench):
@@ -190,9 +190,7 @@ def test_a_launch_root_that_is_away_says_nothing(bench):
     (bench.root / ".fwagent").mkdir()
     for _ in range(3):
         assert bench.turn(500).lost == []
-    (bench.root / ".fwagent" / "reconcile.json").unlink()
-    (bench.root / ".fwagent").rmdir()
-    bench.root.rmdir()
+    shutil.rmtree(bench.root)
     away.rename(bench.root)
     assert bench.state(fw_id) == "RUNNING"
 
@@ -203,12 +201,25 @@ def test_the_memory_is_kept_for_the_next_process_and_is_no_more_than_that(bench)
     _claim, job_id, _runner = bench.run(fw_id)
     bench.queue.gone(job_id, "TIMEOUT")
     bench.turn()
-    notes = bench.root / ".fwagent" / "reconcile.json"
+    notes = bench.own / "reconcile.json"
     notes.write_text('{"absent": {"1": {"since": "x"}}}')
     bench.configure()
     assert bench.turn(500).lost == []
     bench.configure()
     assert only(bench.turn(60).lost)["state"] == "FIZZLED"
+
+
+def test_another_worker_with_the_same_launch_root_remembers_for_itself(bench):
+    """As `fwagent sync` of two workers by turns: each is a process of its own, with nothing but the files."""
+    (fw_id,) = bench.add()
+    _claim, job_id, _runner = bench.run(fw_id)
+    bench.queue.gone(job_id, "TIMEOUT")
+    bench.turn()
+    other = Config.model_validate({"worker": {"name": "v"}, "launch": {"root": str(bench.root)}})
+    assert other.own(bench.lp.where) != bench.own
+    Reconciler(bench.lp, bench.queue, bench.way_back, other, clock=lambda: bench.now).run(Result())
+    bench.configure()
+    assert only(bench.turn(500).lost)["state"] == "FIZZLED"
 
 
 def test_a_locked_workflow_defers_it(bench):
@@ -230,12 +241,12 @@ def test_report_changes_nothing_and_is_shown(bench):
     bench.configure(lost="report")
     assert only(bench.lose().lost)["state"] is None
     assert bench.turn(500).lost == []
-    (told,) = read_notes(bench.root / ".fwagent")["told"].values()
+    (told,) = read_notes(bench.own)["told"].values()
     assert "OUT_OF_MEMORY" in told["reason"]
     assert bench.state(fw_id) == "RUNNING"
     bench.configure(lost="fizzle")
     assert only(bench.turn(60).lost)["state"] == "FIZZLED"
-    assert read_notes(bench.root / ".fwagent")["told"] == {}
+    assert read_notes(bench.own)["told"] == {}
 
 
 # ------------------------------------------------------------------------------------- rerun

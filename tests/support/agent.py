@@ -193,9 +193,18 @@ class Site:
 
     def await_first_pass(self) -> None:
         """Wait until a daemon has looked at everything once, so that its watches are set."""
-        wait_until(lambda: ((read_status(self.root / ".fwagent") or {}).get("passes") or 0) > 0)
+        wait_until(lambda: self.told().get("passes", 0) > 0)
+
+    def told(self) -> Document:
+        """Return what the status file tells, {} if there is none."""
+        found = [read_status(each.parent) for each in self.own("status.json")]
+        return (found and found[0]) or {}
 
     # ---------------------------------------------------------------------- the compute nodes
+
+    def own(self, name: str) -> list[Path]:
+        """Return a file that the agent of this worker keeps for itself, if it is there."""
+        return list(self.root.glob(f".fwagent/{self.worker}-????????/{name}"))
 
     @property
     def outbox(self) -> Path:

@@ -103,6 +103,7 @@ class Bench:
         config = Config.model_validate(
             {"worker": {"name": "w"}, "launch": {"root": str(self.root)}, "sync": sync}
         )
+        self.own = config.own(self.lp.where)
         self.reconciler = Reconciler(
             self.lp, self.queue, self.way_back, config, clock=lambda: self.now
         )

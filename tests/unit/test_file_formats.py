@@ -31,7 +31,7 @@ def test_what_is_remembered_of_the_queue(tmp_path):
     notes = Notes(tmp_path)
     notes.keep(Memory(absent={1: Absence(1.0, "x", "")}), [])
     document = json.loads((tmp_path / MEMORY_FILE).read_text())
-    words = re.findall(r"`(\w+)`", row(".fwagent/reconcile.json"))
+    words = re.findall(r"`(\w+)`", row(".fwagent/WORKER-XXXXXXXX/reconcile.json"))
     assert {*document, *document["absent"]["1"]} <= set(words)
 
 

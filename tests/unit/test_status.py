@@ -80,13 +80,17 @@ def config(tmp_path):
     return load_config(write_toml(tmp_path / "config.toml", tree))
 
 
+def own(config):
+    return config.own(FakeLaunchPad.where)
+
+
 def tell(config, **fields):
     """Leave a status file behind, as an agent does."""
-    config.private.mkdir(parents=True, exist_ok=True)
+    own(config).mkdir(parents=True, exist_ok=True)
     health = Health("w", mode="serving")
     for name, value in fields.items():
         setattr(health, name, value)
-    StatusFile().write(config.private, health, 0.0)
+    StatusFile().write(own(config), health, 0.0)
     return health
 
 
@@ -245,8 +249,8 @@ def test_the_backlog_is_what_lies_in_the_outbox(config, launchpad):
     ],
 )
 def test_a_status_file_that_is_broken_is_none(config, launchpad, text):
-    config.private.mkdir(parents=True)
-    (config.private / "status.json").write_text(text, encoding="utf-8")
+    own(config).mkdir(parents=True)
+    (own(config) / "status.json").write_text(text, encoding="utf-8")
     for launchpad.down in (False, True):
         document = collect(config)
         assert document["agent"]["state"] in ("down", "unknown")
@@ -347,7 +351,7 @@ def test_nothing_of_the_past_hour_is_told_of_a_day_ago(config, launchpad):
 
 
 def test_a_silent_queue_and_jobs_that_are_lost(config, launchpad):
-    config.private.mkdir(parents=True)
+    own(config).mkdir(parents=True)
     told = {
         str(n): {"launch_id": n, "fw_id": n, "job_id": "1", "reason": "TIMEOUT", "on": f"2026-0{n}"}
         for n in range(1, 8)
@@ -356,7 +360,7 @@ def test_a_silent_queue_and_jobs_that_are_lost(config, launchpad):
         "silent": {"since": "2026-01-02T03:04:05.6+00:00", "reason": "no squeue"},
         "told": told,
     }
-    (config.private / "reconcile.json").write_text(json.dumps(notes), encoding="utf-8")
+    (own(config) / "reconcile.json").write_text(json.dumps(notes), encoding="utf-8")
     document = collect(config)
     assert document["queue"] == {
         "type": "slurm",
@@ -374,8 +378,8 @@ def test_a_silent_queue_and_jobs_that_are_lost(config, launchpad):
 
 @pytest.mark.parametrize("text", ["{", "[]", '{"told": 3, "silent": "x"}', '{"told": {"1": 2}}'])
 def test_broken_notes_on_the_queue_tell_nothing(config, launchpad, text):
-    config.private.mkdir(parents=True)
-    (config.private / "reconcile.json").write_text(text, encoding="utf-8")
+    own(config).mkdir(parents=True)
+    (own(config) / "reconcile.json").write_text(text, encoding="utf-8")
     document = collect(config)
     assert (document["queue"]["silent_since"], document["lost"]) == (None, [])
 
@@ -425,11 +429,11 @@ def test_what_waits_is_read_from_any_file(config, launchpad, junk):
 def test_a_sync_from_cron_is_what_serves(config, launchpad):
     before = tell(config, recent=[[this_minute() - 3, 2, 0]])
     health = Health("w")
-    health.follow(read_status(config.private))
+    health.follow(read_status(own(config)))
     result = Result(applied=[{"launch_id": 1, "fw_id": 2, "state": "COMPLETED"}])
     result.defer(None, 9, "no")
     health.synced(result, open_launches=4)
-    StatusFile().write(config.private, health, 0.0)
+    StatusFile().write(own(config), health, 0.0)
     document = collect(config)
     assert document["rates"]["applied"] == 3
     assert document["counts"]["deferred"] == 1
@@ -442,7 +446,7 @@ def test_a_sync_from_cron_is_what_serves(config, launchpad):
 def test_the_past_hour_of_another_worker_is_not_ours(config):
     tell(config, recent=[[this_minute(), 2, 0]])
     health = Health("other")
-    health.follow(read_status(config.private))
+    health.follow(read_status(own(config)))
     assert health.recent == []
 
 
@@ -546,7 +550,7 @@ def test_the_file_is_written_for_news_and_else_now_and_then(tmp_path):
 
 def test_a_full_disk_does_not_stop_the_agent(tmp_path):
     health = Health("w")
-    StatusFile().write(tmp_path / "none", health, 0)
+    StatusFile().write(tmp_path / "none" / "w", health, 0)
     assert health.last_error is not None
     assert "the status file cannot be written: No such file" in health.last_error
 
