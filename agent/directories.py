@@ -17,6 +17,7 @@ from fwrunner.protocol import MAX_INT, OFFLINE_JSON, Unreadable, read_offline
 DEPTH, MOST = 4, 200_000
 #: Launches that are looked up at once.
 _BATCH = 1000
+_UNSTORABLE = "its name is not valid UTF-8, which a database cannot hold: rename it"
 
 
 @dataclass(frozen=True)
@@ -56,6 +57,15 @@ def launch_dirs(
             places.extend(sorted(below))
 
 
+def storable(place: str) -> bool:
+    """Tell whether a database can hold the name of a directory: file systems also take what is not UTF-8."""
+    try:
+        place.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def claimed(place: str, max_size: int) -> Claimed | str:
     """Return what a launch directory says of itself, or why it says nothing."""
     try:
@@ -86,7 +96,7 @@ def check(
     """Tell of directories whether they are launches of a worker, in a few questions for any number of them."""
     batch: dict[str, Claimed] = {}
     for place in places:
-        found = claimed(place, max_size)
+        found = claimed(place, max_size) if storable(place) else _UNSTORABLE
         if isinstance(found, str):
             yield Checked(place, reason=found)
             continue
@@ -156,7 +166,7 @@ def find_moved(
     """
     places: dict[int, list[str]] = {}
     for place in launch_dirs(root, most=most):
-        if place in known:
+        if place in known or not storable(place):
             continue
         each = claimed(place, max_size)
         if isinstance(each, Claimed) and each.token and tokens.get(each.launch_id) == each.token:
@@ -168,17 +178,23 @@ def find_moved(
 
 
 def follow(
-    launchpad: LaunchPad, root: Path, places: Mapping[int, str], max_size: int
+    launchpad: LaunchPad,
+    root: Path,
+    places: Mapping[int, str],
+    missing: Collection[int],
+    max_size: int,
 ) -> dict[int, str]:
-    """Look for those launches whose directories are gone; have the database follow, and return where they are.
+    """Look for launches that are not in their ``places``; have the database follow, and return where they are.
 
-    Nothing is looked for while the launch root itself is away.
+    Nothing is looked for while the launch root itself is away. Two may have changed places, so the places of those that
+    are ``missing`` are looked into as well.
     """
-    gone = {launch_id: place for launch_id, place in places.items() if not os.path.lexists(place)}
-    if not gone or not root.is_dir():
+    if not root.is_dir():
         return {}
+    gone = {launch_id: places[launch_id] for launch_id in missing}
     tokens = launchpad.tokens(gone)
     if not tokens:
         return {}
-    moved = find_moved(root, tokens, set(places.values()), max_size).found
+    known = set(places.values()) - set(gone.values())
+    moved = find_moved(root, tokens, known, max_size).found
     return launchpad.move_launches({key: (gone[key], place) for key, place in moved.items()})

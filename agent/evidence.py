@@ -14,7 +14,7 @@ from agent.health import SYNCED
 from agent.jobs import JobEnd, QueuedJob, QueueSilent
 from agent.queue import Queue, open_queue
 from agent.reconcile import tagged
-from agent.recover import WayBack
+from agent.recover import WayBack, holder
 from agent.status import age, collect
 from agent.tails import last_words
 from fwcore.launchpad import LaunchPad
@@ -92,16 +92,22 @@ def _asked(queue: Queue, launch: Launch) -> tuple[QueuedJob | None, JobEnd | Non
 def _files(config: Config, launchpad: LaunchPad, launch: Launch, place: str) -> Told:
     size = config.sync.max_report_size
     outbox, rescued = config.launch.root / OUTBOX_PATH, Path.home() / rescue.PATH
-    waiting = WayBack(launchpad, outbox, size, rescued).told_of().get(launch.launch_id, [])
+    way_back = WayBack(launchpad, outbox, size, rescued)
+    waiting = way_back.told_of().get(launch.launch_id, [])
+    if leads := way_back.leads_out(place):
+        return Told(there=False, reason=leads, waiting=tuple(sorted(waiting)))
     report = read_report(place, size)
     told = Told(
         there=Path(place).is_dir(),
         waiting=tuple(sorted(waiting)),
         words=last_words(place, launch.launch_id, launch.job_id),
     )
+    if (other := holder(place, report, size)) not in (None, launch.launch_id):
+        return replace(told, there=False, reason=f"the directory holds launch {other} now")
     if isinstance(report, NotYet):
         spoilt = spoilt_final(place, size) if report.reason == STAGED else ""
         return replace(told, reason=spoilt or report.reason)
-    if report.launch_id != launch.launch_id:
-        return replace(told, reason=f"the directory holds launch {report.launch_id} now")
+    token = launchpad.tokens([launch.launch_id]).get(launch.launch_id, report.token)
+    if report.final and token != report.token:
+        return replace(told, reason="a report is there with the token of another launch: ignored")
     return replace(told, state=report.state, ping_time=report.ping_time)

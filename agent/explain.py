@@ -21,6 +21,8 @@ Document = dict[str, Any]
 
 #: Lines of a job's last words that are shown to people.
 _LINES = 8
+#: Characters of an error that are told.
+_ERROR = 400
 _WIDTH = 100
 
 
@@ -82,6 +84,8 @@ class Launch:
     by_hand: bool
     forgotten: bool
     message: str
+    #: The last line of its traceback.
+    error: str
     lost: Document | None
 
 
@@ -111,8 +115,15 @@ def launch_of(story: Story) -> Launch | None:
         by_hand=bool(ours.get("by_hand")),
         forgotten=bool((launch.get("run") or {}).get("deprecated")),
         message=str(stored.get("_message", "")),
+        error=_last_line(stored.get("_exception")),
         lost=facts_of(launch.get("action")),
     )
+
+
+def _last_line(exception: object) -> str:
+    trace = exception.get("_stacktrace") if isinstance(exception, Mapping) else None
+    found = [line.strip() for line in str(trace or "").splitlines() if line.strip()]
+    return found[-1][:_ERROR] if found else ""
 
 
 def _text(moment: object) -> str | None:
@@ -253,6 +264,12 @@ def _begun(evidence: Evidence, story: Story, launch: Launch | None, said: _Said)
             f"fwagent rerun -i {evidence.fw_id}",
         )
         return
+    if story.workflow.get("state") is None:
+        said.add(
+            "no workflow in the database holds it: what its job reports is ignored",
+            "add its workflow anew",
+        )
+        return
     files = evidence.files
     if files and (files.state in ("COMPLETED", "FIZZLED") or files.waiting):
         what = files.state or "a report"
@@ -299,7 +316,8 @@ def _by_hand(evidence: Evidence, launch: Launch, said: _Said) -> None:
     files = evidence.files
     if files is not None and not files.there:
         said.add(
-            "its launch directory is gone, moved or purged",
+            "its launch directory is gone, moved or purged"
+            + (f" ({files.reason})" if files.reason else ""),
             "fwagent register DIR, where it is now",
             f"fwagent rerun -i {evidence.fw_id}",
         )
@@ -309,7 +327,7 @@ def _by_hand(evidence: Evidence, launch: Launch, said: _Said) -> None:
     else:
         said.add(
             "its script is left to a person to submit, and no start was told",
-            f"{launch.launch_dir}/FW_submit.script",
+            f"submit {launch.launch_dir}/FW_submit.script",
         )
 
 
@@ -342,10 +360,10 @@ def _span(seconds: float) -> str:
 
 def _fizzled(evidence: Evidence, _story: Story, launch: Launch | None, said: _Said) -> None:
     rerun = f"fwagent rerun -i {evidence.fw_id}"
-    if launch is None or not launch.message:
+    if launch is None or not (launch.message or launch.error):
         said.add("it failed, and its launch does not say why", rerun)
         return
-    said.add(launch.message)
+    said.add(": ".join(filter(None, (launch.message, launch.error))))
     if launch.lost is not None:
         said.add("that is concluded from the queue; should its job still report, that counts")
     said.todo += [f"look into {launch.launch_dir}", rerun]
@@ -440,7 +458,8 @@ def _file_lines(files: Document | None) -> list[str]:
     if files is None:
         return []
     if not files["there"]:
-        return ["files      the launch directory is not there"]
+        reason = files["reason"] or "gone"
+        return [f"files      the launch directory is not there: {reason}"]
     told = files["state"] or files["reason"]
     ping = f", last ping {files['ping_time'][:19]}" if files["ping_time"] else ""
     found = [f"files      {told}{ping}"]

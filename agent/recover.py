@@ -11,8 +11,9 @@ from pathlib import Path
 from struct import Struct
 from typing import Any, NamedTuple, TypeVar
 
-from agent.directories import follow
+from agent.directories import Claimed, claimed, follow
 from agent.filesystem import fresh_stat, refresh
+from agent.leftovers import Leftovers
 from agent.results import Result
 from agent.tails import read_tails
 from fwcore.errors import FwagentError
@@ -118,9 +119,10 @@ class WayBack:
         # Whether other hosts write there, so that listings and stats may be old.
         self._remote = remote
         self.memory = Memory()
+        self._left = Leftovers()
         #: The launches of the last `recover` whose directories had changed, or could not be read.
         self.news: set[int] = set()
-        #: Those of them whose directory is gone.
+        #: Those of them whose directory is not where it should be.
         self.missing: set[int] = set()
         #: Called with how many entries of the outbox are done, and how many there were; after each batch.
         self.progress: Callable[[int, int], None] = lambda _done, _total: None
@@ -191,7 +193,8 @@ class WayBack:
         if outbox:
             if self._remote:
                 refresh(self._outbox)
-            waiting = _oldest_first(_entries(self._outbox))
+            listed = self._left.others(_entries(self._outbox), self._now())
+            waiting = _oldest_first(listed)
             done = 0
             for entries in _batches(waiting, _size):
                 before = len(result.applied)
@@ -200,6 +203,7 @@ class WayBack:
                 # What cannot be read stays there, and is no progress at each pass.
                 if len(result.applied) > before or done == len(waiting):
                     self.progress(done, len(waiting))
+            self._left.tell(result)
         settled = self._apply_rescued(places, result)
         settled |= {row["launch_id"] for row in result.applied if row["state"] != "RUNNING"}
         # The directory of what the outbox has ended, or of a rescued report, may be gone for good.
@@ -211,9 +215,8 @@ class WayBack:
 
     def follow(self, places: Mapping[int, str], root: Path) -> dict[int, str]:
         """Look below the launch root for directories that the last `recover` has missed; return where they are."""
-        if not self.missing:
-            return {}
-        return follow(self._launchpad, root, places, self._max_size)
+        missing = self.missing & places.keys()
+        return follow(self._launchpad, root, places, missing, self._max_size) if missing else {}
 
     def close(self, places: Mapping[int, str], result: Result) -> None:
         """Close the offline runs of these launches that no report can end any more.
@@ -259,17 +262,12 @@ class WayBack:
         self, entries: list[Path], places: Mapping[int, str], result: Result
     ) -> None:
         found: dict[Path, Found] = {}
-        unread: list[str] = []
         for path in entries:
             report = read_outbox_entry(str(path), self._max_size)
             if isinstance(report, Report):
                 found[path] = Found(report, _modified(path))
             else:
-                unread.append(report.reason)
-        if unread:
-            # One line for all of them: a directory may be full of junk.
-            count = f"{len(unread)} entries" if len(unread) > 1 else "an entry"
-            result.defer(None, None, f"{count} of the outbox cannot be read: {unread[0]}")
+                self._left.leave(path, "cannot be read", report.reason, self._now())
         applied = self._apply(found.values(), places, result)
         unsettled = {outcome.launch_id for outcome in applied.deferred}
         ignored = {outcome.launch_id for outcome in applied.ignored}
@@ -277,10 +275,18 @@ class WayBack:
             # One launch may have a true entry and a forged one: while either waits, both stay.
             if item.report.launch_id in unsettled:
                 continue
-            if item.report.launch_id in ignored:
-                self._set_aside(path)
-            else:
-                path.unlink(missing_ok=True)
+            try:
+                if item.report.launch_id in ignored:
+                    self._set_aside(path)
+                else:
+                    path.unlink(missing_ok=True)
+            except OSError as error:
+                # A full or read-only disk: what else there is to bring home can be read all the same.
+                why = f"{path.name}: {error.strerror}"
+                self._left.leave(path, "settled, but not to be removed", why, self._now())
+
+    def _now(self) -> float:
+        return self._launchpad.now().timestamp()
 
     def _apply_rescued(self, places: Mapping[int, str], result: Result) -> set[int]:
         """Apply rescued reports of these launches; return which are in the database now."""
@@ -326,10 +332,14 @@ class WayBack:
         unsettled = {outcome.launch_id for outcome in applied.deferred}
         ignored = {outcome.launch_id for outcome in applied.ignored}
         for path, item in found.items():
-            if item.report.launch_id in ignored:
-                self.memory.foreign[path] = _stat(path)
-            elif item.report.launch_id not in unsettled:
-                path.unlink(missing_ok=True)
+            if item.report.launch_id in unsettled:
+                continue
+            if item.report.launch_id not in ignored:
+                with suppress(OSError):
+                    path.unlink(missing_ok=True)
+                    continue
+            # Not to be offered again.
+            self.memory.foreign[path] = _stat(path)
         return {item.report.launch_id for item in found.values()} - unsettled - ignored
 
     def _set_aside(self, path: Path) -> None:
@@ -356,29 +366,19 @@ class WayBack:
     def _apply_places(self, looks: list[Look], result: Result) -> None:
         found = []
         seen: dict[int, Print] = {}
-        real_root = os.path.realpath(self._root)
+        real_root = self._real_root()
         for launch_id, place, signature in looks:
-            if leads := self._leads_out(place, real_root):
+            if leads := self.leads_out(place, real_root):
                 result.defer(launch_id, None, leads)
                 continue
             report = read_report(place, self._max_size)
             spoilt = self._spoilt(place, report, signature)
             if spoilt:
                 result.defer(launch_id, None, f"{place}: {spoilt}")
-            if isinstance(report, NotYet):
-                if spoilt:
-                    continue
-                if report.reason != STAGED:
-                    gone = (
-                        "" if os.path.lexists(place) else "; the directory is gone, moved or purged"
-                    )
-                    result.defer(launch_id, None, f"{place}: {report.reason}{gone}")
-                    self.missing |= {launch_id} if gone else set()
-                    continue
-            elif report.launch_id != launch_id:
-                result.defer(launch_id, None, f"{place} holds launch {report.launch_id} now")
+            if trouble := self._trouble(launch_id, place, report, spoilt):
+                result.defer(launch_id, None, trouble)
                 continue
-            else:
+            if isinstance(report, Report):
                 name = ACTION_JSON if report.final and report.fw_id else OFFLINE_JSON
                 found.append(Found(report, _modified(f"{place}/{name}")))
             if not spoilt:
@@ -389,12 +389,29 @@ class WayBack:
             seen.pop(outcome.launch_id, None)
         self.memory.signatures |= seen
 
-    def _leads_out(self, place: str, real_root: str) -> str:
+    def _trouble(self, launch_id: int, place: str, report: NotYet | Report, spoilt: str) -> str:
+        """Return why nothing follows from a directory; what may be somewhere else is to be searched for."""
+        other = holder(place, report, self._max_size)
+        if other not in (None, launch_id):
+            self.missing.add(launch_id)
+            return f"{place} holds launch {other} now"
+        if isinstance(report, Report) or report.reason == STAGED or spoilt:
+            return ""
+        # A program may have made the directory anew that was moved away.
+        if not os.path.lexists(f"{place}/{OFFLINE_JSON}"):
+            self.missing.add(launch_id)
+        gone = "" if os.path.lexists(place) else "; the directory is gone, moved or purged"
+        return f"{place}: {report.reason}{gone}"
+
+    def _real_root(self) -> str:
+        return os.path.realpath(self._root)
+
+    def leads_out(self, place: str, real_root: str = "") -> str:
         """Return why a launch directory below the launch root is not read: a link leads out of it. "" if none does."""
         if not place.startswith(f"{self._root}/"):
             return ""
         there = os.path.realpath(place)
-        if there.startswith(f"{real_root}/"):
+        if there.startswith(f"{real_root or self._real_root()}/"):
             return ""
         return f"{place} leads out of the launch root, to {there}: `fwagent register {there}` if it is the launch's"
 
@@ -414,9 +431,8 @@ class WayBack:
         def track(launch: Mapping[str, Any]) -> Mapping[str, str]:
             # A directory that was moved, and registered, is not where its launch says.
             stored = launch["launch_dir"]
-            return read_tails(
-                launch, dict.fromkeys((places.get(launch["launch_id"], stored), stored))
-            )
+            known = dict.fromkeys((places.get(launch["launch_id"], stored), stored))
+            return read_tails(launch, [place for place in known if not self.leads_out(place)])
 
         with _uncollected():
             applied = self._launchpad.apply((item.report for item in found), track=track)
@@ -443,6 +459,14 @@ def _uncollected() -> Iterator[None]:
         yield
     finally:
         gc.enable()
+
+
+def holder(place: str, report: NotYet | Report, max_size: int) -> int | None:
+    """Return the launch that a directory holds, None if it does not say."""
+    if isinstance(report, Report):
+        return report.launch_id
+    found = claimed(place, max_size) if report.reason == STAGED else ""
+    return found.launch_id if isinstance(found, Claimed) else None
 
 
 def _entries(directory: Path) -> list[Path]:

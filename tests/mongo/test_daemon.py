@@ -1,6 +1,7 @@
 """`fwagent run` as a process on a real database: what wakes it, what it does, and how it ends."""
 
 import json
+import os
 import signal
 from functools import partial
 from pathlib import Path
@@ -155,6 +156,44 @@ def test_a_directory_that_was_moved_below_the_root_is_gone_after(site, store):
         in_place(moved / "FW_offline.json", told_by(moved))
         daemon.wait_for("applied", fw_id=fw_id, state="COMPLETED")
     assert store.launch(claim["launch_id"])["launch_dir"] == str(moved)
+
+
+def test_two_directories_that_have_changed_places_are_found(site, store):
+    store.add()
+    store.add()
+    claims = [site.launch_one() for _ in range(2)]
+    one, other = (Path(claim["launch_dir"]) for claim in claims)
+    site.configure(sync={"sweep_interval": 0.3})
+    with site.daemon() as daemon:
+        site.await_first_pass()
+        one.rename(site.root / "aside")
+        other.rename(one)
+        (site.root / "aside").rename(other)
+        wait_until(lambda: len(daemon.logged("moved")) == 2)
+        for claim, place in zip(claims, (other, one), strict=True):
+            in_place(place / "FW_offline.json", told_by(place))
+            daemon.wait_for("applied", fw_id=claim["fw_id"], state="COMPLETED")
+            assert store.launch(claim["launch_id"])["launch_dir"] == str(place)
+
+
+def test_a_name_that_no_database_can_hold_stops_nothing(site, store):
+    fw_id = only(store.add())
+    claim = site.launch_one()
+    site.configure(sync={"sweep_interval": 0.3, "reserve_interval": 0.5})
+    with site.daemon() as daemon:
+        site.await_first_pass()
+        bad = site.root / os.fsdecode(b"bad\xff")
+        Path(claim["launch_dir"]).rename(bad)
+        wait_until(lambda: daemon.logged("deferred", launch_id=claim["launch_id"]))
+        later = only(store.add())
+        wait_until(lambda: store.state(later) == "RESERVED")
+        done = site.run("register", bad, status=1)
+        assert "not valid UTF-8" in done.stderr + done.stdout
+        back = site.root / "good"
+        bad.rename(back)
+        assert site.run("register", back).status == 0
+        in_place(back / "FW_offline.json", told_by(back))
+        daemon.wait_for("applied", fw_id=fw_id, state="COMPLETED")
 
 
 def told_by(place):

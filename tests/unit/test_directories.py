@@ -2,12 +2,16 @@
 
 import json
 import os
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
-from agent.directories import Claimed, claimed, find_moved, launch_dirs
+from agent.directories import Claimed, check, claimed, find_moved, launch_dirs
 
 SIZE = 10**6
+NOBODY: Any = SimpleNamespace()
 
 
 def launch(place, launch_id, token="tok"):
@@ -83,3 +87,11 @@ def test_moved_ones_are_known_by_launch_and_token(tmp_path):
     tokens = {1: "one", 2: "two", 3: "three", 4: "four"}
     found = find_moved(tmp_path, tokens, {known}, SIZE)
     assert (found.found, found.copies) == ({1: moved}, {4: copies})
+
+
+def test_a_name_that_no_database_can_hold_is_passed_over_and_refused(tmp_path):
+    place = os.fsdecode(os.fsencode(tmp_path) + b"/bad\xff")
+    launch(Path(place), 1, "one")
+    assert find_moved(tmp_path, {1: "one"}, (), SIZE).found == {}
+    told = next(iter(check(NOBODY, "w", [place], SIZE)))
+    assert "not valid UTF-8" in told.reason

@@ -1,6 +1,7 @@
 """Why a Firework is where it is: from evidence to words and commands."""
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -150,7 +151,7 @@ def test_a_script_that_is_left_to_a_person():
     history = {key: value for key, value in RESERVED.items() if key != "reservation_id"}
     why, todo = say(story("RESERVED", launch(history, run=by_hand)))
     assert "left to a person" in why
-    assert todo == ["/d/7/FW_submit.script"]
+    assert todo == ["submit /d/7/FW_submit.script"]
 
 
 def test_one_that_was_forgotten_and_still_runs():
@@ -159,6 +160,23 @@ def test_one_that_was_forgotten_and_still_runs():
     )
     assert "it was forgotten" in why
     assert todo == ["fwagent rerun -i 3"]
+
+
+def test_a_directory_that_holds_another_launch_is_not_to_be_submitted():
+    by_hand = {"fwagent": {"token": "t", "by_hand": True}}
+    history = {key: value for key, value in RESERVED.items() if key != "reservation_id"}
+    found = story("RESERVED", launch(history, run=by_hand))
+    why, todo = say(found, files=Told(there=False, reason="the directory holds launch 2 now"))
+    assert "purged (the directory holds launch 2 now)" in why
+    assert not any("FW_submit" in each for each in todo)
+
+
+def test_a_workflow_that_is_gone_is_not_to_be_recovered():
+    found = story("RESERVED", launch(RESERVED))
+    found.workflow.update(name=None, state=None)
+    why, todo = say(found, files=Told(True, "COMPLETED"))
+    assert "no workflow in the database holds it" in why
+    assert not any("recover" in each for each in todo)
 
 
 def test_a_directory_that_is_gone_is_not_to_be_submitted():
@@ -182,9 +200,14 @@ def test_fizzled_says_what_the_launch_says():
     why, todo = say(story("FIZZLED", launch(RESERVED, RUNNING, ended, action=action)))
     assert why.startswith("slurm job 70 ended as TIMEOUT; that is concluded from the queue")
     assert todo == ["look into /d/7", "fwagent rerun -i 3"]
-    plain = {"stored_data": {"_message": "runtime error during task"}}
+    plain: dict[str, Any] = {"stored_data": {"_message": "runtime error during task"}}
     why, _todo = say(story("FIZZLED", launch(RESERVED, RUNNING, ended, action=plain)))
     assert why == "runtime error during task"
+    trace = "Traceback ...\n  File x\nValueError: no such\x1b[2J atom\n\n"
+    plain["stored_data"]["_exception"] = {"_stacktrace": trace}
+    found = story("FIZZLED", launch(RESERVED, RUNNING, ended, action=plain))
+    assert say(found)[0] == "runtime error during task: ValueError: no such\x1b[2J atom"
+    assert "no such?[2J atom" in "".join(lines(explain(evidence(found))))
     assert "does not say why" in say(story("FIZZLED"))[0]
 
 

@@ -1,14 +1,16 @@
 """The way back without a database: what is read, what is offered, and what becomes of the files."""
 
+import errno
 import json
 import os
 import shutil
-from datetime import datetime, timezone
+from datetime import datetime, timedelta, timezone
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from agent import filesystem, recover
+from agent import filesystem, leftovers, recover
 from agent.recover import WayBack
 from agent.results import Result
 from fwcore.errors import DatabaseUnreachable, FwagentError
@@ -18,6 +20,7 @@ from fwrunner.protocol import (
     MAX_REPORT_SIZE,
     Report,
     outbox_name,
+    read_outbox_entry,
     rescue,
     write_atomic,
     write_report,
@@ -214,6 +217,65 @@ def test_an_entry_that_cannot_be_read_stays_and_is_read_again(way_back, launchpa
     drop(outbox, 1)
     look(way_back)
     assert launchpad.offered == [[1]]
+
+
+def test_junk_is_not_read_at_each_listing_and_is_told_in_a_line(way_back, outbox, monkeypatch):
+    for number in range(3):
+        (outbox / f"{number}.tok.json").write_text("{", encoding="utf-8")
+    (row,) = look(way_back).deferred
+    assert row["reason"].startswith("3 entries of the outbox cannot be read: ")
+    monkeypatch.setattr(recover, "read_outbox_entry", lambda *_: pytest.fail("it was read"))
+    (outbox / "2.tok.json").unlink()
+    (row,) = look(way_back).deferred
+    assert row["reason"].startswith("2 entries of the outbox cannot be read: ")
+
+
+def test_junk_is_tried_again_after_a_while(way_back, outbox, launchpad, monkeypatch):
+    path = outbox / "1.tok.json"
+    path.write_text("{", encoding="utf-8")
+    look(way_back)
+    read = read_outbox_entry
+    tried = []
+
+    def noted(*arguments):
+        tried.append(arguments)
+        return read(*arguments)
+
+    monkeypatch.setattr(recover, "read_outbox_entry", noted)
+    monkeypatch.setattr(launchpad, "now", lambda: NOW + timedelta(seconds=leftovers.AGAIN + 1))
+    look(way_back)
+    assert len(tried) == 1
+    path.chmod(0o640)
+    look(way_back)
+    assert len(tried) == 2
+
+
+@pytest.mark.parametrize("answer", ["applied", "ignored"])
+def test_an_entry_that_cannot_be_removed_does_not_hold_up_the_others(
+    way_back, launchpad, outbox, tmp_path, monkeypatch, answer
+):
+    """As on a file system that is full, or read-only for a while."""
+    path, place = drop(outbox, 7), staged(tmp_path)
+    launchpad.answers[7, "tok"] = answer
+    tell(place, **DONE)
+    refused = OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+    def refuse(*_args, **_options):
+        raise refused
+
+    with monkeypatch.context() as patch:
+        for name in ("unlink", "replace"):
+            patch.setattr(Path, name, refuse)
+        result = look(way_back, {1: place})
+        assert {1, 7} >= {row["launch_id"] for row in result.applied} >= {1}
+        (row,) = result.deferred
+        assert "settled, but not to be removed: 7.tok.json: Read-only file system" in row["reason"]
+        assert len(look(way_back).deferred) == 1
+        assert [7] in launchpad.offered
+        assert launchpad.offered.count([7]) == 1
+    monkeypatch.setattr(launchpad, "now", lambda: NOW + timedelta(seconds=leftovers.AGAIN + 1))
+    assert look(way_back).deferred == []
+    assert not path.exists()
 
 
 def test_only_entries_are_read(way_back, launchpad, outbox):
@@ -534,6 +596,34 @@ def test_what_an_earlier_launch_left_is_not_told(way_back, tmp_path):
     report = Report(7, "COMPLETED", str(place), 107, "tok", fwaction={})
     write_report(str(place / "FW_action.json"), report)
     assert look(way_back, {1: place}).deferred == []
+
+
+def test_one_that_holds_another_launch_or_none_is_searched_for(way_back, tmp_path):
+    """Two that have changed places, and one whose place a program has made anew."""
+    a, b, c = (staged(tmp_path, number) for number in (1, 2, 3))
+    a.rename(tmp_path / "x")
+    b.rename(a)
+    (tmp_path / "x").rename(b)
+    c.rename(tmp_path / "y")
+    c.mkdir()
+    result = look(way_back, {1: a, 2: b, 3: c})
+    assert way_back.missing == {1, 2, 3}
+    reasons = [row["reason"] for row in result.deferred]
+    assert reasons[:2] == [f"{a} holds launch 2 now", f"{b} holds launch 1 now"]
+
+
+def test_tracked_files_are_not_read_through_a_link_out_of_the_root(
+    way_back, launchpad, outbox, tmp_path_factory, tmp_path
+):
+    elsewhere = staged(tmp_path_factory.mktemp("elsewhere"))
+    (elsewhere / "log").write_text("secret")
+    place = tmp_path / "launcher_1"
+    place.symlink_to(elsewhere)
+    document = {"launch_id": 1, "launch_dir": str(place), "trackers": [{"filename": "log"}]}
+    launchpad.documents[1] = document
+    drop(outbox, 1)
+    look(way_back)
+    assert launchpad.tails == [{}]
 
 
 def test_a_launch_directory_that_is_a_link_out_of_the_root_is_not_read(
