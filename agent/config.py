@@ -370,7 +370,8 @@ def _with_queue_type(config: Config) -> Config:
     if name not in ADAPTER_TYPES:
         raise ConfigError(
             f"{file}: fwagent cannot talk to _fw_q_type = {name!r}",
-            'set queue.type = "none": launch directories are made, and you submit their scripts',
+            'set queue.type = "none" (fwagent init --queue none): launch directories are made, and you submit '
+            "their scripts",
         )
     queue = config.queue.model_copy(update={"type": ADAPTER_TYPES[name]})
     return config.model_copy(update={"queue": queue})

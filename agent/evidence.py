@@ -56,6 +56,8 @@ def _gathered(config: Config, launchpad: LaunchPad, fw_id: int) -> Evidence:
         return evidence
     place = launchpad.registered(worker.name).get(launch.launch_id, launch.launch_dir)
     evidence = replace(evidence, files=_files(config, launchpad, launch, place))
+    if config.queue.type == "none":
+        return evidence
     try:
         job, end = _asked(open_queue(config), launch)
     except QueueSilent as error:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import stat
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -86,6 +87,34 @@ def _located(named: object, places: list[Path]) -> Path | None:
     if isinstance(named, str) and not own.is_file():
         return Path(named).expanduser().absolute()
     return next((path.absolute() for path in (own, *others) if path.is_file()), None)
+
+
+def database_in(answer: str) -> tuple[Path | None, Path | None]:
+    """Return (launchpad file, URI file), one of them, for what somebody has named; raise ConfigError."""
+    if not answer:
+        return None, None
+    if answer.startswith("mongodb"):
+        raise ConfigError(
+            "a URI is not taken here: it may hold a password",
+            "write it into a file (0600), and name that",
+        )
+    path = Path(answer).expanduser().absolute()
+    try:
+        begins = path.read_text(encoding="utf-8")[:7]
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or "it is not UTF-8"
+        raise ConfigError(f"{path} cannot be read: {reason}") from None
+    return (None, path) if begins == "mongodb" else (path, None)
+
+
+def warnings(choices: Choices, environ: Mapping[str, str]) -> Iterator[str]:
+    """Yield what somebody should know of the files that a configuration points at."""
+    named = environ.get("FW_CONFIG_FILE")
+    if named and not Path(named).expanduser().is_file():
+        yield f"$FW_CONFIG_FILE names {named}, which is not there"
+    for path in filter(None, (choices.launchpad, choices.uri_file)):
+        if stat.S_IMODE(path.stat().st_mode) & 0o077:
+            yield f"others can read {path}; if it holds a password, fwagent will not use it: chmod 600 {path}"
 
 
 def scheduler(which: Callable[[str], str | None] = shutil.which) -> str:

@@ -46,7 +46,7 @@ def collect(config: Config) -> dict[str, Any]:
     ``mode``, ``wish``: {``mode``: `run`, `drain` or `pause`, ``by``, ``on``, ``followed``: null while no agent is there
     to answer}}; ``database`` {``where``, ``reachable``, ``error``, ``hint``, ``down_since``}; ``fireworks`` {state:
     count} and ``launches`` {``open``, ``RESERVED``, ``RUNNING``}, null when the database is down; ``running``, the
-    newest of these as in ``agent.running.pings``, likewise; ``backlog`` {``reports``, ``oldest_seconds``,
+    newest of these as in ``agent.running.pings``, likewise; ``root`` {``path``, ``there``}, the launch root; ``backlog`` {``reports``, ``oldest_seconds``,
     ``applying``: {``done``, ``total``} of what a pass is applying now, or null}; ``events`` {``kind``, ``watched``,
     ``trouble``}: what file events tell there, how many launch directories are watched, why there are not more;
     ``queue`` {``type``, ``silent_since``, ``reason``}, the latter two null while it answers; ``lost``, a list of
@@ -67,6 +67,7 @@ def collect(config: Config) -> dict[str, Any]:
         "agent": _agent(told),
         "database": _database(launchpad.where, told),
         **dict.fromkeys(_FROM_DATABASE),
+        "root": {"path": str(config.launch.root), "there": config.launch.root.is_dir()},
         "backlog": {**backlog(config.private / "outbox"), "applying": told.get("backlog") or None},
         "events": _events(told),
         **_queue(config, own),
@@ -222,6 +223,7 @@ def lines(document: dict[str, Any]) -> list[str]:
     if document["launches"] is not None:
         found += _launch_lines(document)
     found.append(_queue_line(document["queue"], serving=agent["state"] == "running"))
+    found += _root_lines(document["root"], serving=agent["state"] == "running")
     found.append(f"backlog    {_backlog(document['backlog'])}")
     found += _events_lines(document["events"])
     found += _lost_lines(document["lost"])
@@ -329,6 +331,14 @@ def _queue_line(queue: dict[str, Any], *, serving: bool) -> str:
     if queue["type"] == "none":
         return "queue      none: the scripts in launch directories are yours to submit"
     return f"queue      {queue['type']}{': answers' if serving else ''}"
+
+
+def _root_lines(root: dict[str, Any], *, serving: bool) -> list[str]:
+    # Where no agent has served yet, the first one makes it.
+    if root["there"] or not serving:
+        return []
+    why = "is its file system mounted? Nothing is lost: what jobs report is read once it is back"
+    return [f"root       {root['path']} is not there", f"           {why}"]
 
 
 def _lost_lines(lost: list[dict[str, Any]]) -> list[str]:

@@ -12,31 +12,42 @@ from fwcore.errors import InvalidSettings
 from fwcore.worker import Worker
 
 _LAUNCHPAD_HINT = "it is the file that `lpad init` writes; `host` and `name` are what it needs"
+_MISSING = "the configuration, or FireWorks' FW_config.yaml, names it: mend that, or write the file"
 _WORKER_HINT = "FireWorks' my_fworker.yaml has name, category, and query as a JSON text like '{}'"
 
 
-def load_settings(path: Path, hint: str) -> dict[str, Any]:
-    """Return the object in a ``.yaml`` or ``.json`` file; raise InvalidSettings."""
+def load_settings(path: Path, hint: str, missing: str = "") -> dict[str, Any]:
+    """Return the object in a ``.yaml`` or ``.json`` file; raise InvalidSettings with a hint, with another if it is missing."""
     try:
         text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise InvalidSettings(f"there is no file {path}", missing or hint) from None
     except (OSError, UnicodeDecodeError) as error:
-        raise InvalidSettings(f"{path} cannot be read: {error}", hint) from None
+        what = getattr(error, "strerror", None) or "it is not UTF-8"
+        raise InvalidSettings(f"{path} cannot be read: {what}", hint) from None
     from ruamel.yaml import YAML  # a command without such a file is quicker
     from ruamel.yaml.error import YAMLError
 
     try:
         found = json.loads(text) if path.suffix == ".json" else YAML(typ="safe").load(text)
-    except (YAMLError, ValueError):
+    except (YAMLError, ValueError) as error:
         # The parser's message would quote the line, and the line may be the password's.
-        raise InvalidSettings(f"{path} is not valid {path.suffix[1:].upper()}", hint) from None
+        kind = path.suffix[1:].upper()
+        raise InvalidSettings(f"{path} is not valid {kind}{_line(error)}", hint) from None
     if not isinstance(found, Mapping):
         raise InvalidSettings(f"{path} holds no object", hint)
     return dict(found)
 
 
+def _line(error: Exception) -> str:
+    mark = getattr(error, "problem_mark", None)
+    line = getattr(error, "lineno", None) or (mark.line + 1 if mark is not None else None)
+    return f", line {line}" if line else ""
+
+
 def read_launchpad_file(path: Path) -> tuple[str, str, dict[str, Any]]:
     """Return (URI, database name, client options) of a launchpad file."""
-    settings = load_settings(path, _LAUNCHPAD_HINT)
+    settings = load_settings(path, _LAUNCHPAD_HINT, _MISSING)
     options = settings.get("mongoclient_kwargs") or {}
     if not isinstance(options, Mapping):
         raise InvalidSettings(f"{path}: mongoclient_kwargs is no object", _LAUNCHPAD_HINT)
@@ -64,7 +75,7 @@ def read_launchpad_file(path: Path) -> tuple[str, str, dict[str, Any]]:
 
 def read_worker_file(path: Path) -> Worker:
     """Return the worker of a ``my_fworker.yaml``; raise InvalidSettings."""
-    settings = load_settings(path, _WORKER_HINT)
+    settings = load_settings(path, _WORKER_HINT, _MISSING)
     query, category = settings.get("query", "{}"), settings.get("category", "")
     try:
         query = json.loads(query)

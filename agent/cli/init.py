@@ -66,6 +66,8 @@ def init(
         typer.echo(f"# {path}\n{text}", nl=False)
         return
     first.write(path, text, force=force)
+    for warning in first.warnings(choices, os.environ):
+        typer.echo(f"warning: {warning}", err=True)
     typer.echo(f"wrote {path}\n{first.about_root(choices.root)}")
     typer.echo("next: fwagent doctor --job, then fwagent service install (or fwagent run)")
 
@@ -85,11 +87,17 @@ def _choices(
     from agent import first
 
     found = first.find_fireworks(os.environ, Path.cwd())
+    pad = launchpad or (None if uri_file else found.launchpad)
+    if pad is None and uri_file is None:
+        # First of all: the rest has defaults.
+        pad, uri_file = first.database_in(
+            ask("A my_launchpad.yaml, or a file with a MongoDB URI alone", "")
+        )
     worker_file = None if worker else found.worker
     host = socket.gethostname().partition(".")[0]
     kind = queue or ("" if found.queue else first.scheduler())
     return first.Choices(
-        launchpad=launchpad or (None if uri_file else found.launchpad),
+        launchpad=pad,
         uri_file=uri_file.absolute() if uri_file else None,
         database=database,
         worker_file=worker_file,
@@ -101,7 +109,7 @@ def _choices(
 
 
 def _asked(question: str, default: str) -> str:
-    return str(typer.prompt(question, default=default))
+    return str(typer.prompt(question, default=default, show_default=bool(default)))
 
 
 def _unasked(_question: str, default: str) -> str:

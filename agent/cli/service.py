@@ -74,7 +74,10 @@ def install(
     if start:
         # It is ready only when it has looked at everything; while the database is away that takes long.
         services.systemctl("restart", "--no-block", one.unit)
-        typer.echo(f"{one.unit} is starting: fwagent service status, fwagent service logs")
+        which = f" --instance {instance}" if instance else ""
+        typer.echo(
+            f"{one.unit} is starting: fwagent service status{which}, fwagent service logs{which}"
+        )
 
 
 def _configuration(given: Path | None, instance: str) -> Path:

@@ -43,7 +43,7 @@ _HINTS = [
         "the server's certificate is for another name: use the host name that stands in it",
     ),
     (
-        r"(?i)wrong.version.number|record layer|EOF occurred",
+        r"(?i)wrong.version.number|record layer|EOF occurred|closed \(EOF\)",
         "the server speaks no TLS there: leave tls=true out",
     ),
     (
@@ -52,9 +52,14 @@ _HINTS = [
     ),
     (
         r"connection closed|Connection reset",
-        "the server may want TLS (tls=true in the URI), or something on the way cuts connections",
+        "the server may want TLS (tls=true in the URI), or a certificate of ours, too (tlsCertificateKeyFile=)",
     ),
 ]
+_NOT_UNDERSTOOD = "the database URI cannot be understood"
+_URI_HINT = (
+    "it looks like mongodb://USER:PASSWORD@HOST:27017/?authSource=admin; "
+    "escape special characters of the password (%40 for @, %2F for /)"
+)
 #: Milliseconds; the driver refuses less.
 _HEARTBEAT_LEAST = 500
 _UNREACHABLE = "check that MongoDB runs and that this host may reach it; nothing is lost meanwhile"
@@ -134,6 +139,7 @@ def connect(
         "socketTimeoutMS": round(timeout * 12000),
         **options,
     }
+    _refuse_unescaped(uri)
     try:
         # To the driver, what is given beside a URI goes before what the URI says.
         said = {name.lower() for name, _value in parse_qsl(urlsplit(uri).query)}
@@ -159,11 +165,18 @@ def connect(
                 f"the servers of the database are not to be found: {error.__cause__}",
                 "is the host name of the database URI right, and DNS there? It is tried again",
             ) from None
-        raise InvalidSettings(
-            "the database URI cannot be understood",
-            "it looks like mongodb://USER:PASSWORD@HOST:27017/?authSource=admin; "
-            "escape special characters of the password (%40 for @)",
-        ) from None
+        raise InvalidSettings(_NOT_UNDERSTOOD, _URI_HINT) from None
+
+
+def _refuse_unescaped(uri: str) -> None:
+    """Raise InvalidSettings for a password with a bare / and @ in it: the driver takes its end for the host.
+
+    It would look that up in the DNS, and we would tell it.
+    """
+    _user_and_hosts, _, path = uri.partition("://")[2].partition("/")
+    database, _, options = path.partition("?")
+    if "@" in database or any("@" in each and "=" not in each for each in options.split("&")):
+        raise InvalidSettings(_NOT_UNDERSTOOD, _URI_HINT)
 
 
 def own_address(host: str) -> str:

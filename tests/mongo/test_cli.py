@@ -211,7 +211,7 @@ def test_add_makes_a_launchpad_of_an_empty_database_and_says_so(
         ("a.json", json.dumps({**WORKFLOW, "links": {"1": [9]}}), "9"),
         ("a.json", json.dumps({**WORKFLOW, "links": {"1": [2], "2": [1]}}), "cycl"),
         ("a.json", json.dumps({"spec": {"x": 2**70, "_tasks": []}}), "64"),
-        ("none.yaml", None, "cannot be read"),
+        ("none.yaml", None, "there is no file"),
     ],
 )
 def test_one_broken_file_and_nothing_is_added(site, store, tmp_path, name, text, words):

@@ -78,6 +78,7 @@ def asked(uri, timeout=0.3):
         ({"options": "tls=true&tlsCAFile={other_ca}"}, DatabaseUnreachable, "certificate verify failed", "tlsCAFile="),
         ({"options": "tls=true"}, DatabaseUnreachable, "certificate verify failed", "tlsCAFile="),
         ({"options": "retryWrites=true"}, DatabaseUnreachable, "connection closed", "tls=true"),
+        ({"password": "ab@s3cr3t/x"}, InvalidSettings, "cannot be understood", "%2F for /"),
         ({"options": "tls=true&tlsCAFile=/gone.pem"}, InvalidSettings, "/gone.pem", "PEM files"),
     ],
 )  # fmt: skip
@@ -90,6 +91,32 @@ def test_what_is_wrong_is_told_with_what_to_do(secure, how, kind, words, hint):
     assert hint in error.hint
     assert "_ssl.c" not in error.title
     assert "timeouts" not in error.title
+
+
+def test_a_server_without_tls(mongod):
+    error = asked(f"mongodb://{mongod.address}/?tls=true")
+    assert "leave tls=true out" in error.hint, error.title
+
+
+@pytest.mark.parametrize(
+    "uri",
+    [
+        "mongodb://u:ab@s3cr3t/x@h:27017/",
+        "mongodb://u:s3cr3t/x@h:27017/fw",
+        "mongodb://u:1/s3cr3t?d@h/",
+        "mongodb+srv://u:a@s3cr3t/@h/",
+    ],
+)
+def test_a_password_that_is_not_escaped_is_not_taken_for_a_host(uri):
+    assert "%2F for /" in asked(uri).hint
+
+
+@pytest.mark.parametrize(
+    "uri",
+    ["mongodb://h/?appName=a@b", "mongodb://u%40x:p%2F@h:1,i:2/fw?authSource=a@b", "mongodb://h"],
+)
+def test_what_is_escaped_is_taken(uri):
+    LaunchPad.from_uri(uri, "x").close()
 
 
 def test_a_certificate_that_has_expired_or_is_for_another_name(secure):

@@ -95,6 +95,48 @@ def test_a_dry_run_writes_nothing(home):
     assert not config_of(home).parent.exists()
 
 
+def test_at_a_terminal_the_database_is_asked_for_first(home, monkeypatch):
+    (home / ".fireworks" / "my_launchpad.yaml").unlink()
+    secret = home / "uri"
+    secret.write_text("mongodb://u:p@h/")
+    secret.chmod(0o600)
+    asked = []
+
+    def answer(question, default):
+        asked.append(question)
+        return str(secret) if "my_launchpad.yaml" in question else default
+
+    monkeypatch.setattr("agent.cli.init._asked", answer)
+    monkeypatch.setattr("agent.cli.init._unasked", answer)
+    run()
+    assert asked[0] == "A my_launchpad.yaml, or a file with a MongoDB URI alone"
+    assert load_config(config_of(home)).launchpad.uri_file == secret
+
+
+@pytest.mark.parametrize(
+    ("answer", "found"), [("", (None, None)), ("~/.fireworks/my_launchpad.yaml", "launchpad")]
+)
+def test_what_is_named_at_a_terminal(home, answer, found):
+    pad = home / ".fireworks" / "my_launchpad.yaml"
+    assert first.database_in(answer) == ((pad, None) if found == "launchpad" else found)
+
+
+@pytest.mark.parametrize("answer", ["mongodb://u:s3cr3t@h/", "/none", "/"])
+def test_what_is_no_file_is_refused_and_not_repeated(home, answer):
+    with pytest.raises(FwagentError) as caught:
+        first.database_in(answer)
+    assert "s3cr3t" not in str(caught.value)
+
+
+def test_what_others_can_read_and_a_dead_variable_are_told(home, monkeypatch):
+    pad = home / ".fireworks" / "my_launchpad.yaml"
+    pad.chmod(0o644)
+    monkeypatch.setenv("FW_CONFIG_FILE", "/none/FW_config.yaml")
+    told = run("--yes")
+    assert f"chmod 600 {pad}" in told
+    assert "$FW_CONFIG_FILE names /none/FW_config.yaml" in told
+
+
 def test_without_a_database_it_says_what_to_give(home):
     (home / ".fireworks" / "my_launchpad.yaml").unlink()
     assert "--uri-file" in run("--yes", status=2)
@@ -121,8 +163,10 @@ def test_a_queue_type_that_there_is_not(home):
 
 
 def test_a_launchpad_that_cannot_be_read(home):
-    (home / ".fireworks" / "my_launchpad.yaml").write_text("[")
-    assert "is not valid YAML" in run("--yes", status=2)
+    (home / ".fireworks" / "my_launchpad.yaml").write_text("host: x\npassword: [s3cr3t\n")
+    told = run("--yes", status=2)
+    assert "is not valid YAML, line 3" in told
+    assert "s3cr3t" not in told
 
 
 class TestWhereFireWorksLooks:
@@ -142,7 +186,7 @@ class TestWhereFireWorksLooks:
 
     def test_a_file_that_is_named_and_not_there_is_told_of(self, home):
         (home / ".fireworks" / "FW_config.yaml").write_text("FWORKER_LOC: /nowhere/worker.yaml\n")
-        assert "/nowhere/worker.yaml cannot be read" in run("--yes", status=2)
+        assert "there is no file /nowhere/worker.yaml" in run("--yes", status=2)
         assert not config_of(home).exists()
 
     def test_the_current_directory_goes_before_what_a_config_names(self, home):

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import socket
 import time
 from dataclasses import asdict, replace
@@ -125,6 +126,7 @@ def test_nothing_has_ever_run(config, launchpad):
         "fireworks": {"READY": 3, "COMPLETED": 12, "FIZZLED": 1},
         "launches": {"open": 3, "RESERVED": 2, "RUNNING": 1},
         "running": [],
+        "root": {"path": str(config.launch.root), "there": False},
         "backlog": {"reports": 0, "oldest_seconds": None, "applying": None},
         "events": {"kind": None, "watched": 0, "trouble": None},
         "queue": {"type": "slurm", "silent_since": None, "reason": None},
@@ -448,6 +450,16 @@ def test_the_past_hour_of_another_worker_is_not_ours(config):
     health = Health("other")
     health.follow(read_status(own(config)))
     assert health.recent == []
+
+
+def test_a_launch_root_that_is_away_is_told_while_an_agent_serves(config, launchpad):
+    tell(config)
+    assert not any(line.startswith("root ") for line in lines(collect(config)))
+    shutil.rmtree(config.launch.root)
+    assert not any(line.startswith("root ") for line in lines(collect(config)))
+    launchpad.held = lease()
+    told = lines(collect(config))
+    assert any(line.startswith(f"root       {config.launch.root} is not there") for line in told)
 
 
 def test_for_people_when_all_is_down(config, launchpad):
