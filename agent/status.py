@@ -42,21 +42,21 @@ _FROM_DATABASE = ("fireworks", "launches", "running", "locks", "refused")
 def collect(config: Config) -> dict[str, Any]:
     """Return the status document; never raises for a database that is down.
 
-    Keys: ``worker``; ``on``, the time of this look; ``agent`` {``state``, ``host``, ``pid``, ``since``, ``last_pass``,
-    ``mode``, ``wish``: {``mode``: `run`, `drain` or `pause`, ``by``, ``on``, ``followed``: null while no agent is there
-    to answer}}; ``database`` {``where``, ``reachable``, ``error``, ``hint``, ``down_since``}; ``fireworks`` {state:
-    count} and ``launches`` {``open``, ``RESERVED``, ``RUNNING``}, null when the database is down; ``running``, the
-    newest of these as in ``agent.running.pings``, likewise; ``root`` {``path``, ``there``}, the launch root; ``backlog`` {``reports``, ``oldest_seconds``,
-    ``applying``: {``done``, ``total``} of what a pass is applying now, or null}; ``events`` {``kind``, ``watched``,
-    ``trouble``}: what file events tell there, how many launch directories are watched, why there are not more;
-    ``queue`` {``type``, ``silent_since``, ``reason``}, the latter two null while it answers; ``lost``, a list of
-    {``launch_id``, ``fw_id``, ``job_id``, ``reason``, ``on``}: jobs that are lost and whose launches were left as they
-    are; ``locks``, those that nobody is known to hold, as in ``agent.locks.seen``, null when the database is down;
-    ``deferred``, the newest (at most 50) of {``launch_id``, ``fw_id``, ``reason``} that wait to be tried again;
-    ``refused`` {``count``, ``newest``: at most 5 of {``collection``, ``id``, ``reason``, ``on``}}, writes that the
-    server will never take, null when the database is down; ``rates`` {``applied``, ``submitted``: in the past hour,
-    ``latency``: seconds of the slowest report of the newest pass that brought any}; ``counts`` since the agent's start;
-    ``last_error`` {``title``, ``hint``, ``on``}.
+    Keys: ``worker``; ``on``, the time of this look; ``agent`` {``state``, ``host``, ``pid``, ``since``,
+    ``last_pass``, ``mode``, ``wish``: {``mode``: `run`, `drain` or `pause`, ``by``, ``on``, ``followed``: null while
+    no agent is there to answer}}; ``database`` {``where``, ``reachable``, ``error``, ``hint``, ``down_since``};
+    ``fireworks`` {state: count} and ``launches`` {``open``, ``RESERVED``, ``RUNNING``}, null when the database is
+    down; ``running``, the newest of these as in ``agent.running.pings``, likewise; ``root`` {``path``, ``there``},
+    the launch root; ``backlog`` {``reports``, ``oldest_seconds``, ``applying``: {``done``, ``total``} of what a pass
+    is applying now, or null}; ``events`` {``kind``, ``watched``, ``trouble``}: what file events tell there, how many
+    launch directories are watched, why there are not more; ``queue`` {``type``, ``silent_since``, ``reason``}, the
+    latter two null while it answers; ``lost``, a list of {``launch_id``, ``fw_id``, ``job_id``, ``reason``, ``on``}:
+    jobs that are lost and whose launches were left as they are; ``locks``, those that nobody is known to hold, as in
+    ``agent.locks.seen``, null when the database is down; ``deferred``, the newest (at most 50) of {``launch_id``,
+    ``fw_id``, ``reason``} that wait to be tried again; ``refused`` {``count``, ``newest``: at most 5 of
+    {``collection``, ``id``, ``reason``, ``on``}}, writes that the server will never take, null when the database is
+    down; ``rates`` {``applied``, ``submitted``: in the past hour, ``latency``: seconds of the slowest report of the
+    newest pass that brought any}; ``counts`` since the agent's start; ``last_error`` {``title``, ``hint``, ``on``}.
     """
     launchpad = config.connect(timeout=_TIMEOUT)
     own = config.own(launchpad.where)

@@ -17,7 +17,7 @@ _WORKER_HINT = "FireWorks' my_fworker.yaml has name, category, and query as a JS
 
 
 def load_settings(path: Path, hint: str, missing: str = "") -> dict[str, Any]:
-    """Return the object in a ``.yaml`` or ``.json`` file; raise InvalidSettings with a hint, with another if it is missing."""
+    """Return the object in a ``.yaml`` or ``.json`` file; raise InvalidSettings, with another hint if it is missing."""
     try:
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError:
