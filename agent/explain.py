@@ -11,7 +11,7 @@ from textwrap import wrap
 from typing import Any
 
 from agent.jobs import JobEnd, QueuedJob
-from agent.printable import printable
+from agent.printable import printable, when
 from fwcore.documents import parse_time
 from fwcore.launchpad.records import Setbacks, Story
 from fwcore.lost import facts_of
@@ -436,7 +436,7 @@ def _launch_lines(launch: Document | None) -> list[str]:
     if launch is None:
         return []
     archived = ", archived" if launch["archived"] else ""
-    since = f" since {launch['since'][:19]}" if launch["since"] else ""
+    since = f" since {when(launch['since'])}" if launch["since"] else ""
     job = f", job {launch['job_id']}" if launch["job_id"] else ", no job recorded"
     return [f"database   launch {launch['launch_id']} is {launch['state']}{archived}{since}{job}"]
 
@@ -461,7 +461,7 @@ def _file_lines(files: Document | None) -> list[str]:
         reason = files["reason"] or "gone"
         return [f"files      the launch directory is not there: {reason}"]
     told = files["state"] or files["reason"]
-    ping = f", last ping {files['ping_time'][:19]}" if files["ping_time"] else ""
+    ping = f", last ping {when(files['ping_time'])}" if files["ping_time"] else ""
     found = [f"files      {told}{ping}"]
     found += [f"outbox     {name}" for name in files["waiting"]]
     for key, text in files["words"].items():

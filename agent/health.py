@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from agent import modes
+from agent.printable import when
 from agent.results import Result
 from fwrunner.protocol import Unreadable, read_json, timestamp, write_atomic
 
@@ -98,7 +99,7 @@ class Health:
         """Return what the agent does, in a line for people."""
         if self.database_down_since is not None:
             return (
-                f"waits for the database since {self.database_down_since[:19]}: {self.last_error}"
+                f"waits for the database since {when(self.database_down_since)}: {self.last_error}"
             )
         if self.mode != "serving":
             return self.mode

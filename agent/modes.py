@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from agent.printable import when
 from fwcore.launchpad.records import Wish
 
 RUN, DRAIN, PAUSE = "run", "drain", "pause"
@@ -29,7 +30,7 @@ def told(wish: dict[str, Any]) -> str:
     mode = wish.get("mode")
     if mode not in (DRAIN, PAUSE):
         return ""
-    since = f" since {str(wish['on'])[:19]}" if wish.get("on") else ""
+    since = f" since {when(wish['on'])}" if wish.get("on") else ""
     by = f" by {wish['by']}" if wish.get("by") else ""
     asked = " (asked; the agent has not answered yet)" if wish.get("followed") is False else ""
     return f"{WORDS[mode][0]}{since}{by}{asked}"

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 from operator import attrgetter
 from typing import Any
 
-from agent.printable import printable
+from agent.printable import printable, when
 from fwcore.launchpad.records import OpenLaunch
 from fwrunner.protocol import read_ping
 
@@ -64,7 +64,7 @@ def _facts(told: dict[str, Any]) -> Iterator[str]:
     if told["cpu"] is not None:
         yield f"{told['cpu']:.0f} s of CPU"
     if told["ping_time"] is not None:
-        yield f"seen {_word(told['ping_time'][:19])}"
+        yield f"seen {when(told['ping_time'])}"
 
 
 def _word(text: str) -> str:

@@ -14,7 +14,7 @@ from agent.health import DEFERRALS, SYNCED, backlog, past_hour, read_status, thi
 from agent.lease import is_gone
 from agent.locks import seen
 from agent.notes import read_notes
-from agent.printable import printable
+from agent.printable import printable, when
 from agent.runs import span
 from fwcore.documents import parse_time
 from fwcore.errors import DatabaseRefused, DatabaseUnreachable
@@ -274,7 +274,7 @@ def _database_lines(database: dict[str, Any]) -> list[str]:
     where = database["where"]
     if database["reachable"]:
         return [f"database   {where}: answers"]
-    since = f" since {str(database['down_since'])[:19]}" if database["down_since"] else ""
+    since = f" since {when(database['down_since'])}" if database["down_since"] else ""
     refused = str(database["error"]).startswith(f"the database at {where} refused")
     found = [f"database   {where}: {'refuses' if refused else 'does not answer'}{since}"]
     reason = str(database["error"]).partition(f"{where} ")[2].partition(": ")[2]
@@ -326,7 +326,7 @@ def _events_lines(events: dict[str, Any]) -> list[str]:
 
 def _queue_line(queue: dict[str, Any], *, serving: bool) -> str:
     if queue["silent_since"]:
-        since = queue["silent_since"][:19]
+        since = when(queue["silent_since"])
         return f"queue      {queue['type']}: does not answer since {since}: {queue['reason']}"
     if queue["type"] == "none":
         return "queue      none: the scripts in launch directories are yours to submit"
@@ -356,7 +356,7 @@ def _lock_lines(locks: list[dict[str, Any]]) -> list[str]:
     for lock in locks[:_LOCKS]:
         found.append(
             f"locked     the workflow of Firework {lock['fw_id']}, by {lock['holder']}, seen since "
-            f"{lock['since'][:19]}"
+            f"{when(lock['since'])}"
         )
         todo = f"; if none does: {lock['unlock']}" if lock["unlock"] else ""
         found.append(f"           {lock['why']}{todo}")
@@ -407,7 +407,7 @@ def _agent_line(agent: dict[str, Any]) -> str:
     if agent["state"] == "gone":
         told = f"process {agent['pid']} on {agent['host']} was killed"
         return f"{told}; its lease ends within a minute. Start it: fwagent run"
-    where = f"on {agent['host']}, process {agent['pid']}, since {str(agent['since'])[:19]}"
+    where = f"on {agent['host']}, process {agent['pid']}, since {when(agent['since'])}"
     mode = agent["mode"] if agent["mode"] not in (None, "serving") else agent["state"]
     return f"{mode} {where}"
 

@@ -17,6 +17,7 @@ from secrets import token_hex
 
 from agent.filesystem import mount_of
 from agent.inotify import Inotify
+from agent.printable import when
 from fwrunner.protocol import ACTION_JSON, OFFLINE_JSON, PING_JSON, timestamp
 
 #: How many watches a user may have, in all programs together.
@@ -192,7 +193,7 @@ class Watch:
     def _tell(self, directory: str | None, name: str) -> None:
         # Runs on the thread of inotify, so it does nothing but wake the loop.
         if directory is None:
-            told = f"events were lost at {timestamp()[:19]}, too many at once; all was looked at"
+            told = f"events were lost at {when(timestamp())}, too many at once; all was looked at"
             self._lost = time.monotonic(), told
             self._wake.call("overflow")
         elif directory != self._outbox:

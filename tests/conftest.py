@@ -1,6 +1,8 @@
 """Fixtures for the real components. Asking for one marks a test (`mongo`, `interop`)."""
 
+import os
 import signal
+import time
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -22,6 +24,9 @@ _MARKS = {"mongod": "mongo", "private_mongod": "mongo", "fireworks": "interop"}
 def pytest_configure() -> None:
     # `nohup make test`: what ignores a signal hands that on to whatever it starts.
     signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    # People are told the time of their host.
+    os.environ["TZ"] = "UTC"
+    time.tzset()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

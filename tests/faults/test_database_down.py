@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from agent.printable import when
 from fwcore.launchpad import LaunchPad
 from tests.support.agent import WORKER, Site, Store, in_place, stock_report, wait_until
 from tests.support.mongod import connect
@@ -66,7 +67,7 @@ def test_down_at_the_start(site, store, private_mongod):
         since = document["database"]["down_since"]
         assert since is not None
         told = site.run("status", status=4).stdout
-        assert f"does not answer since {since[:19]}" in told
+        assert f"does not answer since {when(since)}" in told
         assert "nothing is lost" in told
 
         private_mongod.start()

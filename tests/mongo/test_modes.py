@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from agent import asking
+from agent.printable import when
 from fwcore.errors import FwagentError
 from fwcore.launchpad.records import Wish
 from tests.support.agent import (
@@ -49,7 +50,7 @@ def test_a_drained_agent_brings_back_and_launches_nothing_even_after_a_restart(s
         daemon.wait_for("applied", launch_id=claim.launch_id, state="COMPLETED")
         status = site.json("status")["agent"]["wish"]
         assert (status["mode"], status["followed"]) == ("drain", True)
-        assert f"mode       drained since {status['on'][:19]} by " in site.run("status").stdout
+        assert f"mode       drained since {when(status['on'])} by " in site.run("status").stdout
         assert "the agent is drained" in site.run("explain", 2).stdout
         assert "fwagent resume" in site.run("doctor", status=None).stdout
         daemon.kill()

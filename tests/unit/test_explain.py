@@ -261,9 +261,9 @@ def test_for_people():
     ]
     assert told[3:8] == [
         "parents    1 COMPLETED",
-        "database   launch 7 is RUNNING since 2026-11-23T12:10:00, job 70",
+        "database   launch 7 is RUNNING since 2026-11-23 12:10:00, job 70",
         "queue      job 70 ended as NODE_FAIL after 3 s, exit code 1",
-        "files      RUNNING, last ping 2026-11-23T12:30:00",
+        "files      RUNNING, last ping 2026-11-23 12:30:00",
         "stderr     12",
     ]
     assert len(told) == 15

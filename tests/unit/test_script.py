@@ -365,5 +365,5 @@ def test_a_file_and_options_are_not_both(scripts, adapter):
 
 
 def test_no_adapter_file(scripts, tmp_path):
-    with pytest.raises(ConfigError, match="cannot be read"):
+    with pytest.raises(ConfigError, match="there is no file"):
         scripts(file=str(Path(tmp_path) / "none.yaml"))

@@ -162,7 +162,7 @@ def test_what_people_have_asked_of_the_agent(config, launchpad, followed, words)
         "mode": "drain", "by": "me@login1", "on": SINCE.isoformat(), "followed": followed == 4,
     }  # fmt: skip
     (line,) = [line for line in lines(document) if line.startswith("mode")]
-    assert line == f"mode       drained since 2026-01-02T03:04:05 by me@login1{words}"
+    assert line == f"mode       drained since 2026-01-02 03:04:05 by me@login1{words}"
 
 
 def test_what_was_asked_before_any_agent_ran_and_while_the_database_is_down(config, launchpad):
@@ -290,7 +290,7 @@ def test_running_jobs_tell_of_themselves(config, launchpad, tmp_path):
     ]
     assert lines(document)[5:7] == [
         "running    Firework 12: no ping yet",
-        "running    Firework 11: task 3, on n17, job 4711, 1234 MB, 93 s of CPU, seen 2026-01-02T03:04:05",
+        "running    Firework 11: task 3, on n17, job 4711, 1234 MB, 93 s of CPU, seen 2026-01-02 03:04:05",
     ]
     launchpad.down = True
     assert collect(config)["running"] is None
@@ -336,7 +336,7 @@ def test_for_people(config, launchpad):
     )
     assert lines(collect(config)) == [
         "worker     w",
-        "agent      running on login2, process 77, since 2026-01-02T03:04:05",
+        "agent      running on login2, process 77, since 2026-01-02 03:04:05",
         "last pass  3h ago; past hour: 12 reports applied (the last took 0.3 s), 3 jobs submitted",
         "database   db:27017/fw: answers",
         "fireworks  1 FIZZLED, 3 READY, 12 COMPLETED",
@@ -372,7 +372,7 @@ def test_a_silent_queue_and_jobs_that_are_lost(config, launchpad):
     assert [entry["launch_id"] for entry in document["lost"]] == [7, 6, 5, 4, 3, 2, 1]
     told_to_people = "\n".join(lines(document))
     assert (
-        "queue      slurm: does not answer since 2026-01-02T03:04:05: no squeue\n" in told_to_people
+        "queue      slurm: does not answer since 2026-01-02 03:04:05: no squeue\n" in told_to_people
     )
     assert "lost       launch 7 of Firework 7: TIMEOUT\n" in told_to_people
     assert "           ... and 2 more (--json shows all)" in told_to_people
@@ -476,7 +476,7 @@ def test_for_people_when_all_is_down(config, launchpad):
     assert lines(collect(config)) == [
         "worker     w",
         f"agent      not running; it last ran on {host}. Start it: fwagent run; from cron: fwagent sync",
-        "database   db:27017/fw: does not answer since 2026-01-01T00:00:00",
+        "database   db:27017/fw: does not answer since 2026-01-01 00:00:00",
         "           refused",
         "           -> is the tunnel up?",
         "           nothing is lost: reports stay in the launch directories until it does",
