@@ -18,10 +18,12 @@ from typing import Any, Literal
 
 from agent import filesystem, modes, service
 from agent.config import Config
+from agent.health import SYNCED, read_status
 from agent.inotify import Inotify
 from agent.jobs import QueueSilent
 from agent.lease import describe, is_gone
 from agent.locks import seen
+from agent.printable import when
 from agent.queue import open_queue
 from agent.queue.batch import LARGEST_ARRAY
 from agent.queue.command import run
@@ -32,6 +34,7 @@ from agent.stage import prepare_root
 from fwcore.errors import FwagentError
 from fwcore.launchpad import LaunchPad
 from fwcore.launchpad.diagnosis import Diagnosis
+from fwcore.settings import passed_over
 from fwrunner.protocol import rescue
 
 Verdict = Literal["pass", "warn", "fail"]
@@ -105,6 +108,13 @@ def _configuration(config: Config, path: Path) -> Iterator[Check]:
             "others may change it: it names commands that are run as you",
             f"chmod go-w {path}",
         )
+    if config.launchpad.file is not None and (keys := passed_over(config.launchpad.file)):
+        yield Check(
+            "configuration",
+            "warn",
+            f"{', '.join(keys)} in {config.launchpad.file} does nothing, in FireWorks 2.1 and here: no TLS is used",
+            "write mongoclient_kwargs: {tls: true, tlsCAFile: /path/ca.pem} there",
+        )
     yield Check("configuration", "pass", f"{path}, worker {config.fworker().name!r}")
 
 
@@ -114,7 +124,7 @@ def _database(config: Config) -> Iterator[Check]:
         yield from _server(launchpad)
         yield from _locks(launchpad)
         if (worker := _worker(config)) is not None:
-            yield from _agent(worker, launchpad)
+            yield from _agent(worker, launchpad, read_status(config.own(launchpad.where)) or {})
     finally:
         launchpad.close()
 
@@ -177,12 +187,15 @@ def _locks(launchpad: LaunchPad) -> Iterator[Check]:
         yield Check("locks", "pass", "no workflow is locked by somebody who may be gone")
 
 
-def _agent(worker: str, launchpad: LaunchPad) -> Iterator[Check]:
+def _agent(worker: str, launchpad: LaunchPad, told: dict[str, Any]) -> Iterator[Check]:
     held = launchpad.lease(worker)
     wish = launchpad.wish(worker)
     if asked := modes.told(modes.document(wish, followed=None)):
         yield Check("mode", "warn", f"{asked}: {modes.WORDS[wish.mode][1]}", "fwagent resume")
-    if held is None or not held[1]:
+    if (held is None or not held[1]) and told.get("mode") == SYNCED:
+        last = f"{when(told.get('last_pass'))} on {told.get('host')}"
+        yield Check("agent", "pass", f"`fwagent sync` serves this worker, last at {last}")
+    elif held is None or not held[1]:
         hint = "fwagent service install, or fwagent run, or fwagent sync from cron"
         yield Check("agent", "warn", "none serves this worker", hint)
     elif is_gone(held[0].host, held[0].pid):

@@ -53,7 +53,7 @@ if TYPE_CHECKING:
     from agent.metrics import Metrics
 
 #: Seconds between two passes while they fail, and between two tries to launch: first and last pause.
-PASS_BACKOFF = (1.0, 60.0)
+PASS_BACKOFF = (1.0, 20.0)
 LAUNCH_BACKOFF = (10.0, 300.0)
 #: Seconds for finding the database: there is another pass, and whoever asks what goes on is not to wait for long.
 FIND_SECONDS = 5.0

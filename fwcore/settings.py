@@ -73,6 +73,13 @@ def read_launchpad_file(path: Path) -> tuple[str, str, dict[str, Any]]:
     )
 
 
+def passed_over(path: Path) -> list[str]:
+    """Return the keys for TLS of a launchpad file that do nothing: FireWorks had them once, 2.1 has not."""
+    return sorted(
+        key for key in load_settings(path, _LAUNCHPAD_HINT) if key.startswith(("ssl", "tls"))
+    )
+
+
 def read_worker_file(path: Path) -> Worker:
     """Return the worker of a ``my_fworker.yaml``; raise InvalidSettings."""
     settings = load_settings(path, _WORKER_HINT, _MISSING)

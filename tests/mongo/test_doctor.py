@@ -60,6 +60,23 @@ def test_what_people_see(site):
     assert "warn  agent: none serves this worker\n      -> fwagent service install" in done.stdout
 
 
+def test_a_worker_that_sync_serves_from_cron(site):
+    site.run("sync")
+    check = only(examined(site)["agent"])
+    assert check["verdict"] == "pass"
+    assert "`fwagent sync` serves this worker, last at" in check["seen"]
+
+
+def test_keys_that_promise_tls_and_do_nothing(site):
+    path = site.home / "my_launchpad.yaml"
+    host, _, port = site.server.address.partition(":")
+    path.write_text(f"host: {host}\nport: {port}\nname: {site.db_name}\nssl: true\n")
+    site.configure(launchpad={"uri": None, "name": None, "file": str(path)})
+    told = [check for check in examined(site)["configuration"] if check["verdict"] == "warn"]
+    assert "ssl in" in only(told)["seen"]
+    assert "tls: true" in only(told)["hint"]
+
+
 def test_a_database_that_is_away_is_told_once(site, private_mongod):
     site.server = private_mongod
     site.configure(launchpad=site.impatient_launchpad())
