@@ -209,7 +209,6 @@ class SyncSection(_Section):
     @property
     def watched(self) -> float:
         """Seconds between two looks at a quiet one that is watched. Only a queue of events that overflows loses any."""
-        # Odd, so that of THOROUGH looks at one each has another turn.
         return self.sweep_watched or 3 * self.slowest
 
 

@@ -408,7 +408,7 @@ class Agent:
         # What could not be brought home is looked at again soon.
         again: Collection[int] = places.keys()
         try:
-            way_back.recover(places, result, quick=quick, turn=self._looks.turn(now))
+            way_back.recover(places, result, quick=self._looks.quick(quick, now))
             again = way_back.news
         finally:
             self._looks.looked(places, now, again)

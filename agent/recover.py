@@ -43,8 +43,6 @@ SUPERSEDED = "its Firework was rerun or cancelled meanwhile: its offline run is 
 
 #: Beside the outbox: its entries that are nobody's in this database.
 IGNORED = "ignored"
-#: Of so many quick looks at a launch directory one looks for all files.
-THOROUGH = 4
 #: Launches by which a run may be opened after a later one: ids are drawn first.
 OPENED_LATE = 1000
 #: Seconds that clocks of login nodes may be apart for a registration to be seen before all are listed again.
@@ -181,12 +179,11 @@ class WayBack:
         *,
         outbox: bool = True,
         quick: Collection[int] = (),
-        turn: int = 0,
     ) -> None:
         """Apply everything that the outbox, these launch directories and their rescued reports tell.
 
-        For the launches in ``quick`` one stat does, mostly: the others are made only if FW_offline.json has changed,
-        which comes with each start and each end, and every few turns (``turn`` numbers them) all the same.
+        For the launches in ``quick`` one stat does: the others are made only if FW_offline.json has changed,
+        which comes with each start and each end.
         """
         self.news = set()
         self.missing = set()
@@ -210,7 +207,7 @@ class WayBack:
         left = places
         if settled:
             left = {key: place for key, place in places.items() if key not in settled}
-        for looks in _batches(self._changed(left, quick, turn), lambda look: look.size):
+        for looks in _batches(self._changed(left, quick), lambda look: look.size):
             self._apply_places(looks, result)
 
     def follow(self, places: Mapping[int, str], root: Path) -> dict[int, str]:
@@ -348,12 +345,10 @@ class WayBack:
         with suppress(FileNotFoundError):
             path.replace(self._aside / path.name)
 
-    def _changed(
-        self, places: Mapping[int, str], quick: Collection[int], turn: int
-    ) -> Iterator[Look]:
+    def _changed(self, places: Mapping[int, str], quick: Collection[int]) -> Iterator[Look]:
         for launch_id, place in places.items():
             known = self.memory.signatures.get(launch_id)
-            if known and launch_id in quick and (launch_id + turn) % THOROUGH:
+            if known and launch_id in quick:
                 # No Path: of a quiet launch this is all that is done, and that would cost more than the stat.
                 seen = _stat(f"{place}/{OFFLINE_JSON}", fresh=self._remote)
                 if known.startswith(_EIGHT_BYTES(hash(seen))):

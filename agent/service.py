@@ -34,7 +34,7 @@ _UNBOUND = ("local", "pbs")
 _TIMEOUT = 30.0
 _SHOWN = (
     *("LoadState", "UnitFileState", "ActiveState", "SubState", "StatusText", "MainPID"),
-    *("NRestarts", "Result", "ActiveEnterTimestamp"),
+    *("NRestarts", "Result", "StateChangeTimestamp"),
 )
 
 _WITHOUT = (
@@ -229,7 +229,7 @@ def state(service: Service) -> dict[str, Any]:
         "pid": int(values.get("MainPID") or 0) or None,
         "restarts": int(values.get("NRestarts") or 0),
         "result": values.get("Result", ""),
-        "since": values.get("ActiveEnterTimestamp") or None,
+        "since": values.get("StateChangeTimestamp") or None,
     }
 
 

@@ -12,6 +12,8 @@ from typing import NamedTuple
 
 #: A launch's own part of any pause; that of its neighbours is far from it (the golden ratio).
 _STEP = 0.6180339887498949
+#: Of so many looks at a quiet launch directory one looks for all files.
+THOROUGH = 4
 #: What is due in the same slot of time is due together: seconds, at most this part of the shortest pause.
 _SLOT_SECONDS = 0.5
 _SLOT_SHARE = 0.25
@@ -113,9 +115,14 @@ class Schedule:
             pause = min(self._launches[launch_id].pause * 2, self._longest(launch_id))
             self._put(launch_id, fastest if launch_id in news else pause, now)
 
-    def turn(self, now: float) -> int:
-        """Return a number that is another one at each look at a launch that has long been quiet."""
-        return int(now // self.bounds.slowest)
+    def quick(self, launch_ids: Iterable[int], now: float) -> set[int]:
+        """Return those of these launches that a quick look is enough for: of THOROUGH looks at each all but one."""
+        return {
+            launch_id
+            for launch_id in launch_ids
+            # A launch that has long been quiet is due once in each of its pauses.
+            if (launch_id + int(now // self._launches[launch_id].pause)) % THOROUGH
+        }
 
     def _longest(self, launch_id: int) -> float:
         return self.bounds.watched if launch_id in self._watched else self.bounds.slowest

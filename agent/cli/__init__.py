@@ -34,9 +34,9 @@ class _Group(TyperGroup):
         try:
             return super().invoke(ctx)
         except FwagentError as error:
-            typer.echo(f"error: {error.title}", err=True)
+            _tell(f"error: {error.title}")
             if error.hint:
-                typer.echo(f"hint:  {error.hint}", err=True)
+                _tell(f"hint:  {error.hint}")
             sys.exit(exit_status(error))
 
     def format_commands(self, ctx: Any, formatter: Any) -> None:
@@ -51,6 +51,13 @@ class _Group(TyperGroup):
             panels[panel] += [f"{'':16}{line}" for line in more]
         for panel, lines in panels.items():
             formatter.write(f"\n{panel}:\n" + "\n".join(lines) + "\n")
+
+
+def _tell(line: str) -> None:
+    from agent.log import to_journal
+
+    # As of a service that cannot begin: the journal is to know that it is an error.
+    typer.echo(f"<3>{line}" if to_journal(os.environ) else line, err=True)
 
 
 def exit_status(error: FwagentError) -> int:
