@@ -305,7 +305,8 @@ class Config(_Section):
             return self.launchpad.uri.get_secret_value()
         raise ConfigError(
             "the configuration names no database",
-            f"set launchpad.uri, launchpad.uri_file, launchpad.file or ${URI_VARIABLE}",
+            f"set launchpad.uri, launchpad.uri_file, launchpad.file or ${URI_VARIABLE}; what a service is given by "
+            "--credential, only the service knows",
         )
 
 

@@ -41,6 +41,8 @@ class Health:
     last_error: str | None = None
     last_hint: str = ""
     last_error_on: str | None = None
+    #: Since when what the last error told of is over.
+    last_error_over_on: str | None = None
     errors: int = 0
     open_launches: int = 0
     deferred: int = 0
@@ -64,7 +66,13 @@ class Health:
     def failed(self, title: str, hint: str = "") -> None:
         """Note an error of ours, and what to do about it."""
         self.last_error, self.last_hint, self.last_error_on = title, hint, timestamp()
+        self.last_error_over_on = None
         self.errors += 1
+
+    def recovered(self, title: str) -> None:
+        """Note that what an error told of is over."""
+        if title == self.last_error:
+            self.last_error_over_on = timestamp()
 
     def passed(self) -> None:
         """Note a pass without a fault."""
@@ -150,20 +158,26 @@ class StatusFile:
         self._written: dict[str, Any] = {}
         self._due = 0.0
 
-    def write(self, own: Path, health: Health, now: float) -> None:
-        """Write what changed into `Config.own`; ``now`` is in seconds. A full disk must not stop the agent."""
+    def write(self, own: Path, health: Health, now: float) -> str:
+        """Write what changed into `Config.own`; return why it cannot be, as a full disk must not stop the agent.
+
+        ``now`` is in seconds.
+        """
         told = asdict(health)
         news = {key: value for key, value in told.items() if key not in ("last_pass", "passes")}
         if news == self._written and now < self._due:
-            return
+            return ""
         self._written, self._due = news, now + _INTERVAL
         if health.mode.startswith("idle") and _serves_another(own, health.pid):
-            return
+            return ""
         try:
             own.mkdir(mode=0o700, exist_ok=True)
             write_atomic(str(own / STATUS_FILE), told)
         except OSError as error:
-            health.failed(f"the status file cannot be written: {error.strerror}")
+            trouble = f"the status file cannot be written: {error.strerror}"
+            health.failed(trouble)
+            return trouble
+        return ""
 
 
 def _serves_another(own: Path, pid: int) -> bool:

@@ -172,7 +172,8 @@ class Agent:
         self._searches = Backoff(*SEARCH_BACKOFF)
         # The launches that are gone, and were searched for or soon will be.
         self._sought: set[int] = set()
-        self._faults, self._silence, self._stuck, self._unmeasured = (Trouble() for _ in range(4))
+        self._faults, self._silence, self._stuck = Trouble(), Trouble(), Trouble()
+        self._unmeasured, self._unshown = Trouble(), Trouble()
 
     def run(self) -> None:
         """Turn until SIGTERM or SIGINT; SIGHUP reads the configuration anew."""
@@ -275,7 +276,11 @@ class Agent:
 
     def _show(self) -> None:
         self._notifier.alive(self._health.line())
-        self._status_file.write(self._parts.own, self._health, time.monotonic())
+        trouble = self._status_file.write(self._parts.own, self._health, time.monotonic())
+        if trouble and self._unshown.news(trouble, time.monotonic()):
+            self._log.warning(trouble, hint="fwagent status shows what it was before")
+        elif not trouble:
+            self._unshown.over()
         self._write_metrics()
 
     def _counting(self) -> Metrics | None:
@@ -505,6 +510,7 @@ class Agent:
                 self._launches.succeeded()
                 if before := self._stuck.over():
                     self._log.info("launching again", after=before)
+                    self._health.recovered(before)
         self._watch_also({each["launch_id"]: each["launch_dir"] for each in result.claimed})
 
     def _may_launch(self, due: set[str], result: Result, *, ended: bool) -> bool:
@@ -581,6 +587,7 @@ class Agent:
         self._passes.succeeded()
         if before := self._faults.over():
             self._log.info("recovered", after=before)
+            self._health.recovered(before)
         self._health.passed()
         self._notifier.ready()
         monitor = self._parts.config.monitor

@@ -436,7 +436,7 @@ class WayBack:
         ended = {outcome.launch_id for outcome in applied.applied if outcome.state != "RUNNING"}
         self._launchpad.forget_registered(ended)
         result.latencies |= {
-            item.report.launch_id: now - item.written
+            item.report.launch_id: round(now - item.written, 3)
             for item in found
             if item.report.final and item.report.launch_id in ended and item.written
         }

@@ -34,7 +34,7 @@ _DEFERRED = 3
 #: Refused writes whose reasons are told.
 _REFUSED = 5
 #: Columns of a line, and of its label; lines that a long text may take.
-_WIDTH, _LABEL, _MOST_LINES = 100, 11, 3
+WIDTH, _LABEL, _MOST_LINES = 100, 11, 3
 #: Keys that only the database can answer.
 _FROM_DATABASE = ("fireworks", "launches", "running", "locks", "refused")
 
@@ -56,7 +56,8 @@ def collect(config: Config) -> dict[str, Any]:
     ``fw_id``, ``reason``} that wait to be tried again; ``refused`` {``count``, ``newest``: at most 5 of
     {``collection``, ``id``, ``reason``, ``on``}}, writes that the server will never take, null when the database is
     down; ``rates`` {``applied``, ``submitted``: in the past hour, ``latency``: seconds of the slowest report of the
-    newest pass that brought any}; ``counts`` since the agent's start; ``last_error`` {``title``, ``hint``, ``on``}.
+    newest pass that brought any}; ``counts`` since the agent's start; ``last_error`` {``title``, ``hint``, ``on``,
+    ``over_on``}.
     """
     launchpad = config.connect(timeout=_TIMEOUT)
     own = config.own(launchpad.where)
@@ -124,6 +125,7 @@ def _last_error(told: dict[str, Any]) -> dict[str, Any]:
         "title": told.get("last_error"),
         "hint": told.get("last_hint") or None,
         "on": told.get("last_error_on"),
+        "over_on": told.get("last_error_over_on"),
     }
 
 
@@ -214,8 +216,8 @@ def _seen_from_here(host: object, pid: object) -> str:
     return "running"
 
 
-def lines(document: dict[str, Any]) -> list[str]:
-    """Return the status for people, at most 100 columns wide."""
+def lines(document: dict[str, Any], width: int = WIDTH) -> list[str]:
+    """Return the status for people, at most so many columns wide."""
     agent = document["agent"]
     found = [f"worker     {document['worker']}", *_agent_lines(document)]
     found += _mode_lines(agent["wish"])
@@ -231,16 +233,16 @@ def lines(document: dict[str, Any]) -> list[str]:
     found += _refused_lines(document["refused"] or {"count": 0, "newest": []})
     found += _deferred_lines(document["counts"]["deferred"], document["deferred"])
     found += _error_lines(document)
-    return [part for line in found for part in _fitted(line)]
+    return [part for line in found for part in _fitted(line, width)]
 
 
-def _fitted(line: str) -> list[str]:
+def _fitted(line: str, width: int) -> list[str]:
     """Return a line in as many as it takes; a job, a host or a server may have written parts of it."""
     plain = printable(line)
     indent = " " * _LABEL
-    if len(plain) <= _WIDTH:
+    if len(plain) <= width:
         return [plain]
-    return wrap(plain, _WIDTH, subsequent_indent=indent, max_lines=_MOST_LINES, placeholder=" ...")
+    return wrap(plain, width, subsequent_indent=indent, max_lines=_MOST_LINES, placeholder=" ...")
 
 
 def _agent_lines(document: dict[str, Any]) -> list[str]:
@@ -313,7 +315,10 @@ def _error_lines(document: dict[str, Any]) -> list[str]:
     )
     if not error["title"] or same:
         return []
-    found = [f"last error {age(error['on'], document['on'])} ago: {error['title']}"]
+    began = f"last error {age(error['on'], document['on'])} ago"
+    if error["over_on"]:
+        return [f"{began}, over since {age(error['over_on'], document['on'])}: {error['title']}"]
+    found = [f"{began}: {error['title']}"]
     return [*found, f"           -> {error['hint']}"] if error["hint"] else found
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import shutil
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -23,6 +25,8 @@ _SEE, _DIRS = "See", "Launch directories"
 _SHOWN = 20
 #: Seconds between two looks of `status --watch`.
 _EVERY = 2.0
+#: Columns; where a terminal has fewer, it breaks the lines itself.
+_NARROWEST = 60
 _Directories = Annotated[
     list[Path],
     typer.Argument(metavar="DIR...", help="Launch directories, or a directory of blocks."),
@@ -58,11 +62,22 @@ def status(
 
     settings = load_config(chosen(ctx, config))
     if watch:
-        _watch(lambda: json.dumps(collect(settings)) if as_json else lines(collect(settings)))
+        _watch(
+            lambda: json.dumps(collect(settings)) if as_json else lines(collect(settings), _width())
+        )
         return
     document = collect(settings)
-    typer.echo(json.dumps(document) if as_json else "\n".join(lines(document)))
+    typer.echo(json.dumps(document) if as_json else "\n".join(lines(document, _width())))
     raise typer.Exit(OK if document["database"]["reachable"] else UNREACHABLE)
+
+
+def _width() -> int:
+    """Return how wide the status may be where it is shown."""
+    from agent.status import WIDTH
+
+    if not sys.stdout.isatty():
+        return WIDTH
+    return max(_NARROWEST, min(WIDTH, shutil.get_terminal_size((WIDTH, 0)).columns))
 
 
 def _watch(look: Callable[[], str | list[str]]) -> None:
@@ -112,7 +127,7 @@ def runs(
         str, typer.Option(metavar="WHEN", help="With news since: 30m, 2h, 7d, or a date.")
     ] = "",
     limit: Annotated[
-        int, typer.Option("--limit", "-l", min=1, max=10**6, help="At most so many.")
+        int, typer.Option("--limit", "-l", metavar="N", min=1, max=10**6, help="At most so many.")
     ] = 20,
     any_worker: Annotated[
         bool, typer.Option("--any-worker", help="Of all workers, not only of this one.")

@@ -150,7 +150,7 @@ def service_status(instance: InstanceOption = "", as_json: JsonOption = False) -
 @service.command()
 def logs(
     instance: InstanceOption = "",
-    lines: Annotated[int, typer.Option("--lines", "-n", min=1, help="How many.")] = 50,
+    lines: Annotated[int, typer.Option("--lines", "-n", metavar="N", min=1, help="How many.")] = 50,
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on as it is written.")] = False,
 ) -> None:
     """Show the newest lines of the service's log."""

@@ -171,7 +171,9 @@ def launch(
     ctx: typer.Context,
     n: Annotated[
         int | None,
-        typer.Option("-n", min=1, help="At most so many; default: what the queue may hold."),
+        typer.Option(
+            "-n", metavar="N", min=1, help="At most so many; default: what the queue may hold."
+        ),
     ] = None,
     fw_id: _FwIds = None,
     stage_only: Annotated[

@@ -65,6 +65,7 @@ _HEARTBEAT_LEAST = 500
 _UNREACHABLE = "check that MongoDB runs and that this host may reach it; nothing is lost meanwhile"
 #: The server's codes: Unauthorized, AuthenticationFailed (error_codes.yml of MongoDB).
 _UNAUTHORIZED, _AUTHENTICATION_FAILED = 13, 18
+_REFUSED = "it is an answer of the server, whose log may tell more; nothing is lost meanwhile"
 _REFUSALS = {
     _UNAUTHORIZED: "the user lacks a right, or none is given; docs/security.md has the role that fwagent needs",
     _AUTHENTICATION_FAILED: "check user, password and authSource (the database that the user was made in, often admin)",
@@ -85,15 +86,14 @@ def reaching(what: str) -> Iterator[None]:
             raise
         raise DatabaseRefused(
             f"the database at {what} refused: {_first_line(error)}",
-            _REFUSALS.get(
-                error.code or 0,
-                "check user, password, authSource and the rights of the user on this database",
-            ),
+            _REFUSALS.get(error.code or 0, _REFUSED),
         ) from None
 
 
 def _first_line(error: Exception) -> str:
     line = str(error).splitlines()[0].split(", Timeout:")[0].split(", full error:")[0]
+    # Of a command that the user has no right to, its name and collection: the rest is of no use.
+    line = re.sub(r'execute command \{ (\w+): "?([\w.$]*).*', r"execute \1 on \2", line)
     return re.sub(r" \((_ssl\.c:\d+|configured timeouts: [^)]*)\)", "", line)[:300]
 
 

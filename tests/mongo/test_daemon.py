@@ -395,6 +395,7 @@ def test_a_reload_gives_events_up(site, store):
     def kind():
         return site.json("status")["events"]["kind"]
 
+    site.configure(sync={"events": True})
     with site.daemon() as daemon:
         site.await_first_pass()
         assert kind() != "not used"

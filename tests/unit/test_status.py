@@ -136,7 +136,7 @@ def test_nothing_has_ever_run(config, launchpad):
         "deferred": [],
         "rates": {"applied": 0, "submitted": 0, "latency": None},
         "counts": {"passes": 0, "applied": 0, "submitted": 0, "deferred": 0},
-        "last_error": {"title": None, "hint": None, "on": None},
+        "last_error": {"title": None, "hint": None, "on": None, "over_on": None},
     }
     assert launchpad.closed
 
@@ -487,6 +487,20 @@ def test_for_people_when_all_is_down(config, launchpad):
     ]
 
 
+def test_an_error_that_is_over_says_so_and_asks_for_nothing(config, launchpad):
+    health = Health("w")
+    health.failed("no room", "make some")
+    health.recovered("another")
+    assert health.last_error_over_on is None
+    health.recovered("no room")
+    tell(config, **{key: value for key, value in asdict(health).items() if key.startswith("last_")})
+    told = "\n".join(lines(collect(config)))
+    assert "last error 0s ago, over since 0s: no room" in told
+    assert "make some" not in told
+    health.failed("no room", "make some")
+    assert health.last_error_over_on is None
+
+
 def test_a_database_that_is_down_is_told_of_once(config, launchpad):
     tell(config, last_error="the database at db:27017/fw does not answer: refused")
     assert lines(collect(config))[-1].startswith("last error")
@@ -498,6 +512,7 @@ def test_lines_fit_into_100_columns(config, launchpad):
     tell(config, last_error="a word " * 20, last_hint="x" * 999, last_error_on="\x1b[2J")
     told = lines(collect(config))
     assert max(map(len, told)) == 100
+    assert max(map(len, lines(collect(config), 70))) == 70
     assert told[-1] == "           ..."
     assert all(line.isprintable() for line in told)
 
