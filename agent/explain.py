@@ -24,6 +24,8 @@ _LINES = 8
 #: Characters of an error that are told.
 _ERROR = 400
 _WIDTH = 100
+#: Seconds without a sign of life that are told: pings of `rlaunch` come once an hour (PING_TIME_SECS).
+_SILENT = 3 * 3600.0
 
 
 @dataclass(frozen=True)
@@ -323,7 +325,8 @@ def _by_hand(evidence: Evidence, launch: Launch, said: _Said) -> None:
         )
     elif launch.state == "RUNNING":
         age = _age(evidence, launch)
-        said.add(f"it runs, by what it told {age} ago" if age else "it runs; nobody asks a queue")
+        told = f"it runs, by what it told {_span(age)} ago" if age is not None else ""
+        said.add(told or "it runs; nobody asks a queue")
     else:
         said.add(
             "its script is left to a person to submit, and no start was told",
@@ -336,7 +339,10 @@ def _listed(evidence: Evidence, launch: Launch, job: QueuedJob, said: _Said) -> 
     what = f"{evidence.scheduler} job {job.job_id} is {job.state} ({word})"
     if launch.state == "RUNNING":
         age = _age(evidence, launch)
-        said.add(f"{what}; its last sign of life is {age} old" if age else what)
+        said.add(f"{what}; its last sign of life is {_span(age)} old" if age is not None else what)
+        if age is not None and age > _SILENT:
+            why = "that is long: it hangs, or the clock of its node is behind this one's"
+            said.add(why, f"look into {launch.launch_dir}")
     elif job.state == "HELD":
         said.add(f"{what}: it waits until it is released", "release the job in the batch system")
     elif job.state == "PENDING":
@@ -345,10 +351,11 @@ def _listed(evidence: Evidence, launch: Launch, job: QueuedJob, said: _Said) -> 
         said.add(f"{what}, and its runner has told nothing yet")
 
 
-def _age(evidence: Evidence, launch: Launch) -> str:
+def _age(evidence: Evidence, launch: Launch) -> float | None:
+    """Return how many seconds ago a job told anything."""
     signs = [launch.last_sign, evidence.files.ping_time if evidence.files else None]
     times = [moment.timestamp() for moment in map(parse_time, signs) if moment is not None]
-    return _span(evidence.now - max(times)) if times else ""
+    return evidence.now - max(times) if times else None
 
 
 def _span(seconds: float) -> str:
@@ -366,7 +373,12 @@ def _fizzled(evidence: Evidence, _story: Story, launch: Launch | None, said: _Sa
     said.add(": ".join(filter(None, (launch.message, launch.error))))
     if launch.lost is not None:
         said.add("that is concluded from the queue; should its job still report, that counts")
-    said.todo += [f"look into {launch.launch_dir}", rerun]
+    files = evidence.files
+    if files is not None and files.state == "COMPLETED" and launch.lost is None:
+        said.add("its files tell COMPLETED: it was started once more, and its first end counts")
+    if files is None or files.there:
+        said.todo.append(f"look into {launch.launch_dir}")
+    said.todo.append(rerun)
 
 
 def _held(evidence: Evidence, story: Story, _launch: Launch | None, said: _Said) -> None:

@@ -453,7 +453,7 @@ class Agent:
         self._health.locks = seen(locks, self._health.locks)
         begin = time.monotonic()
         if whole or begin >= self._list_due:
-            listed = self._places = way_back.places(self._worker)
+            listed = self._places = way_back.places(self._worker, known=self._places)
             way_back.memory.keep(listed)
             end = time.monotonic()
             self._list_due = end + min(LIST_SECONDS, (end - begin) / LIST_SHARE)

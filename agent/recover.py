@@ -69,10 +69,10 @@ class Memory:
     #: Rescued reports that are not for us: as they were when they were offered.
     foreign: dict[Path, Seen | None] = field(default_factory=dict)
 
-    def keep(self, launch_ids: Iterable[int]) -> None:
+    def keep(self, launch_ids: Collection[int]) -> None:
         """Forget all but these launches."""
-        wanted = set(launch_ids)
-        self.signatures = {key: value for key, value in self.signatures.items() if key in wanted}
+        for launch_id in [each for each in self.signatures if each not in launch_ids]:
+            del self.signatures[launch_id]
 
 
 class Look(NamedTuple):
@@ -131,12 +131,18 @@ class WayBack:
         self._ended: set[int] = set()
 
     def places(
-        self, worker: str | None, fw_ids: Iterable[int] | None = None, registered_for: str = ""
+        self,
+        worker: str | None,
+        fw_ids: Iterable[int] | None = None,
+        registered_for: str = "",
+        *,
+        known: Mapping[int, str] | None = None,
     ) -> dict[int, str]:
         """Return {launch_id: directory} of what may still be told about.
 
         These are the open offline runs, whoever staged them, and the registered directories. ``worker``
-        None means every worker; ``fw_ids`` restricts to the launches of these Fireworks.
+        None means every worker; ``fw_ids`` restricts to the launches of these Fireworks. What was ``known``
+        before is not held a second time.
         """
         self._listed_on = self._launchpad.now()
         launches = self._launchpad.open_launches(worker)
@@ -146,7 +152,7 @@ class WayBack:
         if worker is not None:
             # A lost job may turn out not to be: what it still tells is looked for.
             places.update(self._launchpad.lost_places(worker, LOST_WATCHED))
-        places.update(self._launchpad.registered(worker or registered_for))
+        places.update(self._launchpad.registered(worker or registered_for, known=known))
         if fw_ids is None:
             return places
         wanted = self._launchpad.launch_ids_of(fw_ids)

@@ -134,6 +134,9 @@ def test_running_tells_the_age_of_the_last_sign_of_life():
     assert text == "slurm job 70 is RUNNING (R); its last sign of life is 10 min old"
     sooner = Told(True, "RUNNING", ping_time="2026-11-23T12:40:00+00:00")
     assert "is 0 s old" in say(found, job=job("RUNNING", "R"), files=sooner)[0]
+    why, todo = say(found, job=job("RUNNING", "R"), now=AT + 4 * 3600)
+    assert "is 4 h old; that is long: it hangs, or the clock" in why
+    assert todo == ["look into /d/7"]
 
 
 def test_a_launch_that_is_not_ours_to_judge():
@@ -208,6 +211,9 @@ def test_fizzled_says_what_the_launch_says():
     found = story("FIZZLED", launch(RESERVED, RUNNING, ended, action=plain))
     assert say(found)[0] == "runtime error during task: ValueError: no such\x1b[2J atom"
     assert "no such?[2J atom" in "".join(lines(explain(evidence(found))))
+    why, todo = say(found, files=Told(there=False))
+    assert todo == ["fwagent rerun -i 3"]
+    assert "started once more, and its first end" in say(found, files=Told(True, "COMPLETED"))[0]
     assert "does not say why" in say(story("FIZZLED"))[0]
 
 
