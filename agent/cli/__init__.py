@@ -124,6 +124,13 @@ def fw_ids(text: str) -> list[int]:
         ) from None
 
 
+def states_like(incomplete: str) -> list[str]:
+    """Return the states of FireWorks that a shell may complete a word to."""
+    from fwcore.states import RANKS
+
+    return [state for state in RANKS if state.startswith(incomplete)]
+
+
 def flat(found: list[list[int]] | None) -> list[int] | None:
     """Return the ids of all options together; raise BadParameter for one that no database can hold."""
     numbers = [number for each in found or () for number in each]

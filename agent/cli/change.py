@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from agent.cli import ConfigOption, JsonOption, chosen, flat, fw_ids
+from agent.cli import ConfigOption, JsonOption, chosen, flat, fw_ids, states_like
 
 if TYPE_CHECKING:
     from fwcore.launchpad import LaunchPad
@@ -36,7 +36,14 @@ _Ids = Annotated[
 ]
 _Name = Annotated[str, typer.Option("--name", "-n", metavar="NAME", help="Those of this name.")]
 _State = Annotated[
-    str, typer.Option("--state", "-s", metavar="STATE", help="Those in this state, say FIZZLED.")
+    str,
+    typer.Option(
+        "--state",
+        "-s",
+        metavar="STATE",
+        autocompletion=states_like,
+        help="Those in this state, say FIZZLED.",
+    ),
 ]
 _Query = Annotated[
     str,

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from agent.cli import ConfigOption, JsonOption, chosen, flat, fw_ids, storable
+from agent.cli import ConfigOption, JsonOption, chosen, flat, fw_ids, states_like, storable
 
 if TYPE_CHECKING:
     from agent.config import Config
@@ -121,7 +121,13 @@ def runs(
     ] = "",
     state: Annotated[
         list[str] | None,
-        typer.Option("--state", "-s", metavar="STATE", help="In this state; may be repeated."),
+        typer.Option(
+            "--state",
+            "-s",
+            metavar="STATE",
+            autocompletion=states_like,
+            help="In this state; may be repeated.",
+        ),
     ] = None,
     since: Annotated[
         str, typer.Option(metavar="WHEN", help="With news since: 30m, 2h, 7d, or a date.")

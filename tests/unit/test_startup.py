@@ -97,6 +97,8 @@ def completed(words):
         ("fwagent dra", {"drain"}),
         ("fwagent service ins", {"install"}),
         ("fwagent drain --no", {"--no-wait"}),
+        ("fwagent runs -s R", {"READY", "RESERVED", "RUNNING"}),
+        ("fwagent rerun --state FI", {"FIZZLED"}),
     ],
 )
 def test_completion(words, found):
