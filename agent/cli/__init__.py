@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import sys
+import warnings
 from contextlib import suppress
 from functools import cache
 from pathlib import Path
@@ -172,6 +173,8 @@ def commands() -> typer.Typer:
 
 def main() -> None:
     """Run the command line."""
+    # As the driver's, of an option in a URI that it does not know: people are to see what it says, not where.
+    warnings.formatwarning = lambda message, *_where: f"warning: {message}\n"
     try:
         commands()()
     except SystemExit as end:

@@ -123,3 +123,22 @@ def test_the_script_for_bash_is_one_that_bash_takes(tmp_path):
         "drain",
         "complete -o default -F _fwagent_completion fwagent",
     ], done
+
+
+def test_an_option_that_the_driver_does_not_know_is_one_line(tmp_path):
+    config = tmp_path / "config.toml"
+    config.write_text(
+        f'[launch]\nroot = "{tmp_path}"\n[worker]\nname = "w"\n[queue]\ntype = "none"\n',
+        encoding="utf-8",
+    )
+    uri = "mongodb://127.0.0.1:1/?authsorce=admin&serverSelectionTimeoutMS=100"
+    done = subprocess.run(
+        [*FWAGENT, "--config", str(config), "status"],
+        env={**os.environ, "FWAGENT_LAUNCHPAD_URI": uri},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.stderr.startswith("warning: Unknown option: authsorce")
+    assert done.stderr.count("\n") == 1
