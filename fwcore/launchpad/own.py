@@ -11,6 +11,7 @@ from pymongo import ReturnDocument, UpdateOne
 
 from fwcore.errors import FwagentError
 from fwcore.launchpad.journal import in_force
+from fwcore.launchpad.reading import PART
 from fwcore.launchpad.records import Lease, Wish
 from fwcore.launchpad.session import Session
 from fwrunner.protocol import utcnow
@@ -105,7 +106,7 @@ class Own(Session):
         if within is not None:
             query["registered_on"] = {"$gt": self._clock() - timedelta(seconds=within)}
         with self._reaching():
-            cursor = self._db.fwagent_dirs.find(query)
+            cursor = self._db.fwagent_dirs.find(query, {"launch_dir": 1}, batch_size=PART)
             found = ((entry["_id"], entry["launch_dir"]) for entry in cursor)
             return {
                 launch_id: known[launch_id] if known.get(launch_id) == place else place

@@ -11,6 +11,7 @@ from pymongo.errors import OperationFailure
 
 from fwcore.documents import iso, parse_time
 from fwcore.errors import InvalidFilter
+from fwcore.launchpad.reading import PART
 from fwcore.launchpad.records import OpenLaunch, Refusal, Run, Story
 from fwcore.launchpad.session import Session, holder_of
 from fwcore.lost import MARK
@@ -64,7 +65,7 @@ class Queries(Session):
             is_open: Document = {"completed": False, "deprecated": False}
             if after > 0:
                 is_open["launch_id"] = {"$gt": after}
-            runs = self._db.offline_runs.find(is_open, {"launch_id": 1, "_id": 0})
+            runs = self._db.offline_runs.find(is_open, {"launch_id": 1, "_id": 0}, batch_size=PART)
             query: Document = {"launch_id": {"$in": [run.get("launch_id") for run in runs]}}
             return self._open_launches(query, worker)
 
@@ -94,7 +95,7 @@ class Queries(Session):
                 launch.get("state", ""),
                 _name_of(launch.get("fworker")),
             )
-            for launch in self._db.launches.find(query, wanted)
+            for launch in self._db.launches.find(query, wanted, batch_size=PART)
         ]
 
     def active_launches(self, launch_ids: Iterable[int]) -> set[int]:

@@ -19,6 +19,8 @@ Document = dict[str, Any]
 _LENGTH = struct.Struct("<i")
 #: Documents of a reply: without it the server hands out 101, then asks to be asked again.
 WHOLE = 100_000
+#: The same for lists that may be very long: 16 MB of short documents, the server's own measure, are 50 MB of ours.
+PART = 5_000
 #: Characters of a reason that are kept.
 _REASON = 200
 

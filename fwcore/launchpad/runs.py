@@ -7,7 +7,7 @@ from typing import Any
 
 from fwcore import documents
 from fwcore.launchpad.isolation import Isolating
-from fwcore.launchpad.reading import WHOLE
+from fwcore.launchpad.reading import PART
 from fwcore.launchpad.records import Forgotten
 
 Document = dict[str, Any]
@@ -30,12 +30,12 @@ class OfflineRuns(Isolating):
             return self._retire_superseded(launch_ids)
 
     def _retire_superseded(self, launch_ids: Iterable[int]) -> list[Forgotten]:
-        wanted = set(launch_ids)
-        if not wanted:
+        alone = set(launch_ids)
+        if not alone:
             return []
-        query: Document = {"launches": {"$in": list(wanted)}}
-        counted_on = self._db.fireworks.find(query, {"launches": 1}, batch_size=WHOLE)
-        alone = wanted.difference(*(_listed(firework) for firework in counted_on))
+        query: Document = {"launches": {"$in": list(alone)}}
+        for firework in self._db.fireworks.find(query, {"launches": 1}, batch_size=PART):
+            alone.difference_update(_listed(firework))
         if not alone:
             return []
         query = {"launch_id": {"$in": list(alone)}, **OPEN}
