@@ -400,7 +400,7 @@ def _old_ways() -> Iterator[Check]:
     jobs = [line for line in text.splitlines() if not line.lstrip().startswith("#")]
     found = [command for line in jobs for command in _OLD_WAYS.findall(line)]
     if found:
-        hint = "they do no harm beside fwagent, and nothing that it does not: `crontab -e`"
+        hint = "fwagent does both, and each would submit up to its own limit; take them out: `crontab -e`"
         yield Check("cron", "warn", f"crontab still runs: {'; '.join(found[:3])}", hint)
     else:
         yield Check("cron", "pass", "no `lpad recover_offline` and no `qlaunch` in it")

@@ -15,7 +15,7 @@ from agent.printable import printable, when
 from fwcore.documents import parse_time
 from fwcore.launchpad.records import Setbacks, Story
 from fwcore.lost import facts_of
-from fwcore.states import acceptable_parents
+from fwcore.states import FINAL, acceptable_parents
 
 Document = dict[str, Any]
 
@@ -273,14 +273,15 @@ def _begun(evidence: Evidence, story: Story, launch: Launch | None, said: _Said)
         )
         return
     files = evidence.files
-    if files and (files.state in ("COMPLETED", "FIZZLED") or files.waiting):
-        what = files.state or "a report"
+    if files and (files.state in FINAL or files.waiting):
+        what = f"the end, {files.state}," if files.state in FINAL else "a report"
         said.add(
-            f"its job has left {what}, which is not in the database yet",
+            f"its job has left {what} which is not in the database yet",
             f"fwagent recover -i {evidence.fw_id}",
         )
         _locked(evidence, story, said)
-        return
+        if files.state in FINAL:
+            return
     if launch.queue not in ("", evidence.queue):
         said.add(f"it was submitted to {launch.queue}; this configuration has {evidence.queue}")
         return

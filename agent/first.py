@@ -92,7 +92,10 @@ def _located(named: object, places: list[Path]) -> Path | None:
 def database_in(answer: str) -> tuple[Path | None, Path | None]:
     """Return (launchpad file, URI file), one of them, for what somebody has named; raise ConfigError."""
     if not answer:
-        return None, None
+        raise ConfigError(
+            "no my_launchpad.yaml was found, and no database is named",
+            "name one: --launchpad my_launchpad.yaml, or --uri-file FILE with a mongodb:// URI in it",
+        )
     if answer.startswith("mongodb"):
         raise ConfigError(
             "a URI is not taken here: it may hold a password",
@@ -132,12 +135,7 @@ def check(choices: Choices) -> None:
     """Raise InvalidSettings or ConfigError for files that cannot be used."""
     if choices.launchpad is not None:
         read_launchpad_file(choices.launchpad)
-    elif choices.uri_file is None:
-        raise ConfigError(
-            "no my_launchpad.yaml was found, and no database is named",
-            "name one: --launchpad my_launchpad.yaml, or --uri-file FILE with a mongodb:// URI in it",
-        )
-    elif not choices.uri_file.is_file():
+    elif choices.uri_file is not None and not choices.uri_file.is_file():
         raise ConfigError(
             f"there is no file {choices.uri_file}", "write the URI alone into it (0600)"
         )

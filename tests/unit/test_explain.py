@@ -119,9 +119,13 @@ def test_ready_and_not_submitted(found, more, words, do):
         ({"lost": "report"}, "only reported here"),
         ({"end": JobEnd("70", "TIMEOUT", reason="why")}, "it ended as TIMEOUT (why), and there"),
         ({"queue": "local:/r"}, "submitted to slurm:/r; this configuration has local:/r"),
-        ({"files": Told(True, "COMPLETED")}, "has left COMPLETED, which is not in the database"),
+        (
+            {"files": Told(True, "COMPLETED")},
+            "has left the end, COMPLETED, which is not in the database",
+        ),
         ({"deferred": "locked by x"}, "is put off, and tried again: locked by x"),
         ({"files": Told(True, waiting=("7.t.json",))}, "has left a report"),
+        ({"files": Told(True, "RUNNING", waiting=("7.t.json",))}, "is not in the queue"),
     ],
 )
 def test_reserved(more, words):

@@ -113,15 +113,12 @@ def test_at_a_terminal_the_database_is_asked_for_first(home, monkeypatch):
     assert load_config(config_of(home)).launchpad.uri_file == secret
 
 
-@pytest.mark.parametrize(
-    ("answer", "found"), [("", (None, None)), ("~/.fireworks/my_launchpad.yaml", "launchpad")]
-)
-def test_what_is_named_at_a_terminal(home, answer, found):
+def test_what_is_named_at_a_terminal(home):
     pad = home / ".fireworks" / "my_launchpad.yaml"
-    assert first.database_in(answer) == ((pad, None) if found == "launchpad" else found)
+    assert first.database_in("~/.fireworks/my_launchpad.yaml") == (pad, None)
 
 
-@pytest.mark.parametrize("answer", ["mongodb://u:s3cr3t@h/", "/none", "/"])
+@pytest.mark.parametrize("answer", ["", "mongodb://u:s3cr3t@h/", "/none", "/"])
 def test_what_is_no_file_is_refused_and_not_repeated(home, answer):
     with pytest.raises(FwagentError) as caught:
         first.database_in(answer)
