@@ -28,6 +28,10 @@ _WIDTH = 100
 _SILENT = 3 * 3600.0
 
 
+#: What jobs that end so have had too little of.
+_TOO_LITTLE = {"TIMEOUT": "more walltime", "OUT_OF_MEMORY": "more memory"}
+
+
 @dataclass(frozen=True)
 class Told:
     """What the files of a launch tell.
@@ -251,6 +255,8 @@ def _begun(evidence: Evidence, story: Story, launch: Launch | None, said: _Said)
     """RESERVED or RUNNING: the database has a launch, what do queue and files say?"""
     if evidence.paused:
         said.add(f"the agent is {evidence.asked}: nothing is brought back", "fwagent resume")
+    if evidence.agent != "running" and not evidence.synced:
+        said.add(f"no agent serves this worker: it is {evidence.agent}", "fwagent run")
     if launch is None or launch.archived:
         what = "no launch counts for it: whoever reserved it was cut"
         said.add(what, f"fwagent rerun -i {evidence.fw_id}")
@@ -309,10 +315,15 @@ def _queued(evidence: Evidence, launch: Launch, said: _Said) -> None:
     if evidence.lost == "report":
         todo = f"fwagent rerun -i {evidence.fw_id}"
         said.add('lost jobs are only reported here (sync.lost = "report")', todo)
-    elif evidence.agent == "running":
-        said.add("the agent settles it once it was gone for sync.lost_after seconds")
+        return
+    begun = launch.state == "RUNNING"
+    rerun = begun and evidence.lost == "rerun"
+    then = "it is rerun" if rerun else "it is FIZZLED" if begun else "it is READY again"
+    if evidence.agent == "running":
+        said.add(f"the agent settles it once it was gone for sync.lost_after seconds: {then}")
     else:
-        said.add("an agent settles it in two passes", "fwagent run, or twice fwagent sync")
+        todo = "fwagent run, or twice fwagent sync"
+        said.add(f"an agent settles it in two passes: {then}", todo)
 
 
 def _by_hand(evidence: Evidence, launch: Launch, said: _Said) -> None:
@@ -371,7 +382,13 @@ def _fizzled(evidence: Evidence, _story: Story, launch: Launch | None, said: _Sa
     if launch is None or not (launch.message or launch.error):
         said.add("it failed, and its launch does not say why", rerun)
         return
-    said.add(": ".join(filter(None, (launch.message, launch.error))))
+    said.add(_failure(launch))
+    end = evidence.end
+    if end is not None and end.state in _TOO_LITTLE:
+        more = f"lpad update_fws -i {evidence.fw_id} -u '{{\"_queueadapter\": ...}}'"
+        said.add(
+            f"the queue ended its job as {end.state}", f"give it {_TOO_LITTLE[end.state]}: {more}"
+        )
     if launch.lost is not None:
         said.add("that is concluded from the queue; should its job still report, that counts")
     files = evidence.files
@@ -380,6 +397,12 @@ def _fizzled(evidence: Evidence, _story: Story, launch: Launch | None, said: _Sa
     if files is None or files.there:
         said.todo.append(f"look into {launch.launch_dir}")
     said.todo.append(rerun)
+
+
+def _failure(launch: Launch) -> str:
+    if launch.message and launch.error.endswith(launch.message):
+        return launch.message
+    return ": ".join(filter(None, (launch.message, launch.error)))
 
 
 def _held(evidence: Evidence, story: Story, _launch: Launch | None, said: _Said) -> None:
@@ -462,7 +485,8 @@ def _queue_lines(queue: Document) -> list[str]:
         return [f"queue      job {job['job_id']} is {job['state']} ({word})"]
     if end := queue["end"]:
         ran = f" after {end['elapsed']:.0f} s" if end["elapsed"] is not None else ""
-        code = f", exit code {end['exit_code']}" if end["exit_code"] is not None else ""
+        code = f", exit code {end['exit_code']}" if end["exit_code"] else ""
+        code = f", signal {end['signal']}" if end["signal"] else code
         return [f"queue      job {end['job_id']} ended as {end['state']}{ran}{code}"]
     return []
 

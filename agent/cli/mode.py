@@ -154,7 +154,10 @@ def _outcome(mode: str, answer: Answer, worker: str, same: bool) -> list[str]:
     word, means = WORDS[mode]
     if answer.lease is None:
         first = f"no agent serves the worker {worker!r}"
-        return [first if mode == RUN else f"{first}; the next one, and `fwagent sync`, is {word}"]
+        then = "does everything again" if mode == RUN else f"is {word}"
+        # A wish to run that is one already has changed nothing.
+        news = mode != RUN or not same
+        return [f"{first}; the next one, and `fwagent sync`, {then}" if news else first]
     who = describe(answer.lease)
     if not answer.settled:
         return [f"{who} was asked; it follows after its present pass"]

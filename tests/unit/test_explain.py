@@ -115,7 +115,8 @@ def test_ready_and_not_submitted(found, more, words, do):
             {},
             "slurm job 70 is not in the queue, and there is no final report; the agent settles it",
         ),
-        ({"agent": "down"}, "settles it in two passes"),
+        ({"agent": "down"}, "settles it in two passes: it is READY again"),
+        ({"agent": "down", "job": job()}, "no agent serves this worker: it is down; slurm job 70"),
         ({"lost": "report"}, "only reported here"),
         ({"end": JobEnd("70", "TIMEOUT", reason="why")}, "it ended as TIMEOUT (why), and there"),
         ({"queue": "local:/r"}, "submitted to slurm:/r; this configuration has local:/r"),
@@ -217,6 +218,13 @@ def test_fizzled_says_what_the_launch_says():
     assert "no such?[2J atom" in "".join(lines(explain(evidence(found))))
     why, todo = say(found, files=Told(there=False))
     assert todo == ["fwagent rerun -i 3"]
+    why, todo = say(found, end=JobEnd("70", "TIMEOUT", signal=15))
+    assert "the queue ended its job as TIMEOUT" in why
+    assert todo[0].startswith("give it more walltime: lpad update_fws -i 3 -u '{")
+    told = lines(explain(evidence(found, end=JobEnd("70", "TIMEOUT", exit_code=0, signal=15))))
+    assert "queue      job 70 ended as TIMEOUT, signal 15" in told
+    plain["stored_data"] = {"_message": "cut", "_exception": {"_stacktrace": "x.Terminated: cut"}}
+    assert say(story("FIZZLED", launch(RUNNING, ended, action=plain)))[0] == "cut"
     assert "started once more, and its first end" in say(found, files=Told(True, "COMPLETED"))[0]
     assert "does not say why" in say(story("FIZZLED"))[0]
 
