@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import NamedTuple
@@ -23,6 +24,8 @@ from fwrunner.protocol import Report, timestamp
 RECORD_EVERY = 100
 #: Launches in one claim.
 MOST_AT_ONCE = 5000
+#: Seconds for which the launch root is taken to be as it was seen: ten ends a second ask ten times for what is READY.
+SEEN_SECONDS = 2.0
 #: The kind of trouble (`LaunchPad.count_trouble`) of a Firework whose script is refused.
 REJECTED = "rejected"
 #: Refusals of a Firework's script in a row after which it FIZZLES.
@@ -48,6 +51,8 @@ class WayOut:
         # Launches at once: each one that the queue has no room for is a reservation made and taken back.
         self._burst = MOST_AT_ONCE
         self._full = False
+        # The outbox, the names for launch directories, and until when both are taken as they were seen.
+        self._root: tuple[Path, Placement, float] | None = None
         #: Whether the last launch has found the queue full, and nothing else in its way.
         self.crowded = False
 
@@ -77,8 +82,7 @@ class WayOut:
         """Launch up to ``n`` Fireworks. What could not be staged or submitted is READY again."""
         if n <= 0:
             return
-        outbox = prepare_root(self._config.launch.root)
-        place = Placement(self._config.launch.root)
+        outbox, place = self._places()
         self._doubt = self._full = self.crowded = False
         n = min(n, self._burst)
         claims = self._launchpad.claim(self._worker, n, fw_ids=fw_ids, place=place, hold=True)
@@ -98,6 +102,14 @@ class WayOut:
         else:
             self._launchpad.settle()
 
+    def _places(self) -> tuple[Path, Placement]:
+        """Return the outbox and the names for launch directories; raise StageError for a root that cannot be used."""
+        if self._root is None or time.monotonic() >= self._root[2]:
+            self._root = None
+            root = self._config.launch.root
+            self._root = prepare_root(root), Placement(root), time.monotonic() + SEEN_SECONDS
+        return self._root[:2]
+
     def tell_passed_over(self, result: Result) -> None:
         """Note the Fireworks that the last claim could not understand, as far as it got to see any."""
         for fw_id, reason in self._launchpad.passed_over.items():
@@ -113,6 +125,7 @@ class WayOut:
                 text = self._scripts.text(claim)
                 script = stage(claim, outbox, text, self._config.sync.ping_interval)
             except (StageError, Rejected) as error:
+                self._root = None  # it is no longer as it was seen
                 back.append((claim, error))
             else:
                 staged.append(_Staged(claim, script))
