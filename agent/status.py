@@ -34,7 +34,7 @@ _DEFERRED = 3
 #: Refused writes whose reasons are told.
 _REFUSED = 5
 #: Columns of a line, and of its label; lines that a long text may take.
-WIDTH, _LABEL, _MOST_LINES = 100, 11, 3
+WIDTH, _LABEL, _MOST_CHARACTERS = 100, 11, 300
 #: Keys that only the database can answer.
 _FROM_DATABASE = ("fireworks", "launches", "running", "locks", "refused")
 
@@ -242,7 +242,15 @@ def _fitted(line: str, width: int) -> list[str]:
     indent = " " * _LABEL
     if len(plain) <= width:
         return [plain]
-    return wrap(plain, width, subsequent_indent=indent, max_lines=_MOST_LINES, placeholder=" ...")
+    return wrap(
+        plain,
+        width,
+        subsequent_indent=indent,
+        max_lines=_MOST_CHARACTERS // width,
+        placeholder=" ...",
+        # Paths and commands are to be copied.
+        break_on_hyphens=False,
+    )
 
 
 def _agent_lines(document: dict[str, Any]) -> list[str]:
@@ -417,5 +425,5 @@ def _agent_line(agent: dict[str, Any]) -> str:
     return f"{mode} {where}"
 
 
-def _by_rank(item: tuple[str, int]) -> int:
-    return RANKS.get(item[0], 0)
+def _by_rank(item: tuple[str, int]) -> tuple[int, str]:
+    return RANKS.get(item[0], 0), item[0]

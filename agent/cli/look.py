@@ -90,7 +90,8 @@ def _watch(look: Callable[[], str | list[str]]) -> None:
 
     # An exception from a signal may come where a library swallows it.
     end = Event()
-    signal.signal(signal.SIGINT, lambda _number, _frame: end.set())
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda _number, _frame: end.set())
     with Live(auto_refresh=False) as screen:
         while not end.is_set():
             found = look()
