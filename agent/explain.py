@@ -414,7 +414,11 @@ def _held(evidence: Evidence, story: Story, _launch: Launch | None, said: _Said)
     what = "somebody, or an action, has taken it out of the flow"
     said.add(what, *([todo] if todo else ["nothing brings it back: add it anew"]))
     if evidence.job is not None:
-        said.add(f"its job {evidence.job.job_id} is still in the queue: {evidence.job.state}")
+        job = evidence.job
+        said.add(
+            f"its job {job.job_id} is still in the queue: {job.state}",
+            f"take {evidence.scheduler} job {job.job_id} out of the queue, if nobody wants it",
+        )
 
 
 def _completed(_evidence: Evidence, _story: Story, _launch: Launch | None, said: _Said) -> None:
@@ -474,7 +478,7 @@ def _launch_lines(launch: Document | None) -> list[str]:
     archived = ", archived" if launch["archived"] else ""
     since = f" since {when(launch['since'])}" if launch["since"] else ""
     job = f", job {launch['job_id']}" if launch["job_id"] else ", no job recorded"
-    return [f"database   launch {launch['launch_id']} is {launch['state']}{archived}{since}{job}"]
+    return [f"database   launch {launch['launch_id']} is {launch['state']}{since}{archived}{job}"]
 
 
 def _queue_lines(queue: Document) -> list[str]:

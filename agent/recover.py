@@ -122,6 +122,8 @@ class WayBack:
         self.news: set[int] = set()
         #: Those of them whose directory is not where it should be.
         self.missing: set[int] = set()
+        # Those that were declared lost, when all were listed.
+        self._lost: Collection[int] = ()
         #: Called with how many entries of the outbox are done, and how many there were; after each batch.
         self.progress: Callable[[int, int], None] = lambda _done, _total: None
         # The latest launch that was seen in a list of places.
@@ -151,7 +153,9 @@ class WayBack:
         self._ended = {launch.launch_id for launch in launches if launch.state in FINAL}
         if worker is not None:
             # A lost job may turn out not to be: what it still tells is looked for.
-            places.update(self._launchpad.lost_places(worker, LOST_WATCHED))
+            lost = self._launchpad.lost_places(worker, LOST_WATCHED)
+            self._lost = lost.keys() - places.keys()
+            places.update(lost)
         places.update(self._launchpad.registered(worker or registered_for, known=known))
         if fw_ids is None:
             return places
@@ -377,7 +381,9 @@ class WayBack:
             if spoilt:
                 result.defer(launch_id, None, f"{place}: {spoilt}")
             if trouble := self._trouble(launch_id, place, report, spoilt):
-                result.defer(launch_id, None, trouble)
+                # Of one that is settled as lost nothing more is expected.
+                if launch_id not in self._lost:
+                    result.defer(launch_id, None, trouble)
                 continue
             if isinstance(report, Report):
                 name = ACTION_JSON if report.final and report.fw_id else OFFLINE_JSON

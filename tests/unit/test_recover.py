@@ -542,6 +542,14 @@ def test_places_are_those_of_the_database_and_the_registered_ones(way_back, laun
     assert way_back.places("w") == {1: "/db/1", 2: "/moved/2", 4: "/db/4", 9: "/moved/9"}
 
 
+def test_a_lost_one_whose_directory_is_gone_is_not_put_off(way_back, launchpad):
+    launchpad.open, launchpad.lost = [launch(1)], {1: "/db/1", 4: "/db/4"}
+    result = Result()
+    way_back.recover(way_back.places("w"), result)
+    assert [entry["launch_id"] for entry in result.deferred] == [1]
+    assert way_back.missing == {1, 4}
+
+
 def test_new_places_are_asked_for_alone(way_back, launchpad):
     launchpad.open = [launch(1), launch(5000)]
     way_back.places("w")
