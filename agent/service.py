@@ -236,7 +236,7 @@ def state(service: Service) -> dict[str, Any]:
 def log_command(service: Service, lines: int, *, follow: bool) -> list[str]:
     """Return the command that shows the log of a service."""
     more = ["--follow"] if follow else ["--no-pager"]
-    return ["journalctl", f"--user-unit={service.unit}", f"--lines={lines}", *more]
+    return ["journalctl", f"--user-unit={service.unit}", f"--lines={lines}", "--quiet", *more]
 
 
 def _run(arguments: list[str], timeout: float) -> str:

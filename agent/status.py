@@ -416,7 +416,7 @@ def _agent_line(agent: dict[str, Any]) -> str:
         if agent["mode"] == SYNCED:
             return f"not running; `fwagent sync` last ran on {agent['host']}"
         last = f"; it last ran on {agent['host']}" if agent["host"] else ""
-        return f"not running{last}. Start it: fwagent run; from cron: fwagent sync"
+        return f"not running{last}. Start it: fwagent service install, run, or sync by cron"
     if agent["state"] == "gone":
         told = f"process {agent['pid']} on {agent['host']} was killed"
         return f"{told}; its lease ends within a minute. Start it: fwagent run"

@@ -172,8 +172,10 @@ def _service(instance: str) -> Service:
 
 
 def _lines(state: dict[str, Any]) -> list[str]:
+    instance = state["unit"].removesuffix(".service").partition("@")[2]
+    which = f" --instance {instance}" if instance else ""
     if not state["installed"]:
-        return [f"{state['unit']} is not installed: fwagent service install"]
+        return [f"{state['unit']} is not installed: fwagent service install{which}"]
     since = f" since {state['since']}" if state["since"] else ""
     found = [
         f"service    {state['unit']}: {state['active']}{since}",
@@ -185,4 +187,6 @@ def _lines(state: dict[str, Any]) -> list[str]:
         found.append(f"process    {state['pid']}")
     if state["restarts"] or state["result"] not in ("", "success"):
         found.append(f"restarts   {state['restarts']}; last result: {state['result']}")
+    if state["active"] == "failed":
+        found.append(f"why        fwagent service logs{which}")
     return [line if len(line) <= 100 else line[:97] + "..." for line in found]

@@ -738,7 +738,7 @@ def test_status_without_an_agent(site, store):
     assert document["launches"] == {"open": 1, "RESERVED": 1, "RUNNING": 0}
     assert document["database"]["reachable"] is True
     done = site.run("status")
-    assert "not running. Start it: fwagent run" in done.stdout
+    assert "not running. Start it: fwagent service install, run" in done.stdout
     assert "1 in the queue, 0 running, 1 may still report" in done.stdout
 
 

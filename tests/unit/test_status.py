@@ -475,7 +475,7 @@ def test_for_people_when_all_is_down(config, launchpad):
     host = socket.gethostname()
     assert lines(collect(config)) == [
         "worker     w",
-        f"agent      not running; it last ran on {host}. Start it: fwagent run; from cron: fwagent sync",
+        f"agent      not running; it last ran on {host}. Start it: fwagent service install, run, or sync by cron",
         "database   db:27017/fw: does not answer since 2026-01-01 00:00:00",
         "           refused",
         "           -> is the tunnel up?",
