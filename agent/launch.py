@@ -17,6 +17,7 @@ from fwcore.action import failure
 from fwcore.errors import DatabaseUnreachable, FwagentError
 from fwcore.launchpad import LaunchPad
 from fwcore.launchpad.records import Claim
+from fwcore.states import ACTIVE
 from fwcore.worker import Worker
 from fwrunner.protocol import Report, timestamp
 
@@ -26,6 +27,8 @@ RECORD_EVERY = 100
 MOST_AT_ONCE = 5000
 #: Seconds for which the launch root is taken to be as it was seen: ten ends a second ask ten times for what is READY.
 SEEN_SECONDS = 2.0
+#: Seconds for which launches that nothing counts on are taken to be as many as they were.
+STRAY_SECONDS = 60.0
 #: The kind of trouble (`LaunchPad.count_trouble`) of a Firework whose script is refused.
 REJECTED = "rejected"
 #: Refusals of a Firework's script in a row after which it FIZZLES.
@@ -53,6 +56,8 @@ class WayOut:
         self._full = False
         # The outbox, the names for launch directories, and until when both are taken as they were seen.
         self._root: tuple[Path, Placement, float] | None = None
+        self._strays: Mapping[str, int] = {}
+        self._strays_until = 0.0
         #: Whether the last launch has found the queue full, and nothing else in its way.
         self.crowded = False
 
@@ -64,12 +69,26 @@ class WayOut:
         """
         limit, most = self._config.launch.max_queued, self._config.launch.max_running
         depth = self._queue.depth()
-        if depth is None:
-            active = self._launchpad.active_count(self._worker.name)
-            depth = sum(active.values()) if self._queue.lists else active["RESERVED"]
-            # A batch queue starts its jobs when it likes: as many as there are may run at once.
-            limit = min(limit, most) if most and self._queue.lists else limit
-        return max(0, limit - depth)
+        if depth is not None:
+            return max(0, limit - depth)
+        # A batch queue starts its jobs when it likes: as many as there are may run at once.
+        limit = min(limit, most) if most and self._queue.lists else limit
+        states = ("RESERVED", "RUNNING") if self._queue.lists else ("RESERVED",)
+        active = self._launchpad.active_count(self._worker.name)
+        said = sum(active[state] for state in states)
+        strays = self._stray_count(full=said >= limit)
+        return max(0, limit - said + sum(strays[state] for state in states))
+
+    def _stray_count(self, *, full: bool) -> Mapping[str, int]:
+        """Return how many launches only say that they are active; asks, which is dear, only if there is no room else."""
+        now = time.monotonic()
+        if now < self._strays_until:
+            return self._strays
+        self._strays = dict.fromkeys(ACTIVE, 0)
+        if full:
+            self._strays = self._launchpad.stray_count(self._worker.name)
+            self._strays_until = now + STRAY_SECONDS
+        return self._strays
 
     def launch(
         self,

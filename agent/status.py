@@ -143,9 +143,11 @@ def _counted(
     launchpad: LaunchPad, worker: str, known_locks: list[dict[str, Any]]
 ) -> dict[str, Any]:
     launches = launchpad.open_launches(worker)
+    strays = launchpad.stray_count(worker)
+    active = {state: n - strays[state] for state, n in launchpad.active_count(worker).items()}
     return {
         "fireworks": launchpad.counts(),
-        "launches": {"open": len(launches), **launchpad.active_count(worker)},
+        "launches": {"open": len(launches), **active},
         "running": running.pings(launches),
         "locks": seen(launchpad.locks(is_gone=is_gone), known_locks),
         "refused": _refused(*launchpad.refused(_REFUSED)),

@@ -223,12 +223,29 @@ class Queries(Session):
         return sorted(launches, key=lambda launch: (launch["archived"], launch["launch_id"]))
 
     def active_count(self, worker: str) -> dict[str, int]:
-        """Return how many launches of a worker are RESERVED and RUNNING."""
+        """Return how many launches of a worker say that they are RESERVED and RUNNING, `stray_count` included."""
         with self._reaching():
             return {
                 state: self._db.launches.count_documents({"state": state, "fworker.name": worker})
                 for state in sorted(ACTIVE)
             }
+
+    def stray_count(self, worker: str) -> dict[str, int]:
+        """Return how many of them no RESERVED or RUNNING Firework counts on.
+
+        A launch whose Firework is rerun, defused or archived meanwhile says so for good (FireWorks 2.1.4), and a
+        database that has been used for years has many.
+        """
+        active: Document = {"state": {"$in": list(ACTIVE)}}
+        with self._reaching():
+            mine = {**active, "fworker.name": worker}
+            launches = self._db.launches.find(mine, {"launch_id": 1, "state": 1}, batch_size=PART)
+            left = {launch["launch_id"]: str(launch["state"]) for launch in launches}
+            query = {**active, "launches": {"$in": list(left)}}
+            for firework in self._db.fireworks.find(query, {"launches": 1}, batch_size=PART):
+                for launch_id in firework["launches"]:
+                    left.pop(launch_id, None)
+        return {state: list(left.values()).count(state) for state in sorted(ACTIVE)}
 
 
 def _refusal(entry: Document) -> Refusal:

@@ -164,6 +164,10 @@ def test_what_is_active(lp, db) -> None:
     assert lp.launch_ids_of([ids["a"], ids["d"], 99]) == {everything[0]}
     assert lp.active_count("here") == {"RESERVED": 2, "RUNNING": 1}
     assert lp.active_count("there") == {"RESERVED": 0, "RUNNING": 0}
+    assert lp.stray_count("here") == {"RESERVED": 1, "RUNNING": 0}
+    lp.defuse([ids["b"]])
+    assert lp.stray_count("here") == {"RESERVED": 1, "RUNNING": 1}
+    assert lp.stray_count("there") == {"RESERVED": 0, "RUNNING": 0}
 
 
 def test_states_and_counts(lp) -> None:

@@ -50,6 +50,7 @@ CALLS = {
     "workflow_states": lambda lp: lp.workflow_states(),
     "counts": lambda lp: lp.counts(),
     "active_count": lambda lp: lp.active_count("w"),
+    "stray_count": lambda lp: lp.stray_count("w"),
     "register": lambda lp: lp.register("w", 1, "/d"),
     "unregister": lambda lp: lp.unregister("w", ["/d"]),
     "forget_registered": lambda lp: lp.forget_registered([1]),

@@ -84,6 +84,18 @@ def test_what_runs_counts_in_a_batch_queue(lp, way_out):
     assert way_out(queue, max_queued=3).capacity() == 0
 
 
+def test_launches_that_nothing_counts_on_any_more_take_no_room(lp, way_out):
+    """As rerun, defuse_fws and archive_wflows leave them, in FireWorks too: RESERVED or RUNNING for good."""
+    add(lp, {str(number): "" for number in range(4)})
+    queue = Limited(room=100)
+    out = way_out(queue, max_queued=2)
+    claimed = [row["fw_id"] for row in go(out).claimed]
+    lp.defuse(claimed[:1])
+    lp.rerun(claimed[1:])
+    assert len(go(out).submitted) == 2
+    assert out.capacity() == 0
+
+
 def test_names_that_are_none(lp, db, way_out):
     """Any program may have written them; one that cannot be used must not keep the others here."""
     ids = add(lp, {"a": "", "b": "", "c": "", "d": ""})

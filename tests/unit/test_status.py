@@ -55,6 +55,9 @@ class FakeLaunchPad:
     def open_launches(self, worker):
         return self._answer(self.open)
 
+    def stray_count(self, worker):
+        return {"RESERVED": 0, "RUNNING": 0}
+
     def active_count(self, worker):
         return self._answer({"RESERVED": 2, "RUNNING": 1})
 
