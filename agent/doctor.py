@@ -18,7 +18,7 @@ from typing import Any, Literal
 
 from agent import filesystem, modes, service
 from agent.config import Config
-from agent.health import SYNCED, read_status
+from agent.health import read_status, syncs
 from agent.inotify import Inotify
 from agent.jobs import QueueSilent
 from agent.lease import describe, is_gone
@@ -35,7 +35,7 @@ from fwcore.errors import FwagentError
 from fwcore.launchpad import LaunchPad
 from fwcore.launchpad.diagnosis import Diagnosis
 from fwcore.settings import passed_over
-from fwrunner.protocol import rescue
+from fwrunner.protocol import rescue, timestamp
 
 Verdict = Literal["pass", "warn", "fail"]
 
@@ -192,7 +192,7 @@ def _agent(worker: str, launchpad: LaunchPad, told: dict[str, Any]) -> Iterator[
     wish = launchpad.wish(worker)
     if asked := modes.told(modes.document(wish, followed=None)):
         yield Check("mode", "warn", f"{asked}: {modes.WORDS[wish.mode][1]}", "fwagent resume")
-    if (held is None or not held[1]) and told.get("mode") == SYNCED:
+    if (held is None or not held[1]) and syncs(told, timestamp()):
         last = f"{when(told.get('last_pass'))} on {told.get('host')}"
         yield Check("agent", "pass", f"`fwagent sync` serves this worker, last at {last}")
     elif held is None or not held[1]:

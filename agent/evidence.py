@@ -10,7 +10,7 @@ from typing import Any
 from agent import modes
 from agent.config import Config
 from agent.explain import Evidence, Launch, Told, launch_of
-from agent.health import SYNCED
+from agent.health import syncs
 from agent.jobs import JobEnd, QueuedJob, QueueSilent
 from agent.queue import Queue, open_queue
 from agent.reconcile import tagged
@@ -67,7 +67,7 @@ def _gathered(config: Config, launchpad: LaunchPad, fw_id: int) -> Evidence:
 
 def _synced(status: dict[str, Any]) -> str:
     agent = status["agent"]
-    return age(agent["last_pass"], status["on"]) if agent["mode"] == SYNCED else ""
+    return age(agent["last_pass"], status["on"]) if syncs(agent, status["on"]) else ""
 
 
 def _deferred(rows: list[dict[str, Any]], story: Story) -> str:

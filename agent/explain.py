@@ -15,7 +15,7 @@ from agent.printable import printable, when
 from fwcore.documents import parse_time
 from fwcore.launchpad.records import Setbacks, Story
 from fwcore.lost import facts_of
-from fwcore.states import FINAL, acceptable_parents
+from fwcore.states import ACTIVE, FINAL, acceptable_parents
 
 Document = dict[str, Any]
 
@@ -175,6 +175,9 @@ def explain(evidence: Evidence) -> Document:
     _REASONS.get(str(document["state"]), _unknown)(evidence, story, launch, said)
     if evidence.deferred and document["state"] != "READY":
         said.add(f"what it reported is put off, and tried again: {evidence.deferred}")
+    begun = document["state"] in ACTIVE and launch is not None and launch.worker == evidence.worker
+    if begun and evidence.agent != "running" and not evidence.synced:
+        said.add(f"no agent serves this worker: it is {evidence.agent}", "fwagent run")
     document["why"], document["todo"] = said.why, said.todo
     return document
 
@@ -255,8 +258,6 @@ def _begun(evidence: Evidence, story: Story, launch: Launch | None, said: _Said)
     """RESERVED or RUNNING: the database has a launch, what do queue and files say?"""
     if evidence.paused:
         said.add(f"the agent is {evidence.asked}: nothing is brought back", "fwagent resume")
-    if evidence.agent != "running" and not evidence.synced:
-        said.add(f"no agent serves this worker: it is {evidence.agent}", "fwagent run")
     if launch is None or launch.archived:
         what = "no launch counts for it: whoever reserved it was cut"
         said.add(what, f"fwagent rerun -i {evidence.fw_id}")

@@ -6,6 +6,7 @@ import os
 import socket
 import stat
 import time
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from typing import Any
 from agent import modes
 from agent.printable import when
 from agent.results import Result
+from fwcore.documents import parse_time
 from fwrunner.protocol import Unreadable, read_json, timestamp, write_atomic
 
 STATUS_FILE = "status.json"
@@ -22,6 +24,8 @@ _INTERVAL = 10.0
 DEFERRALS = 50
 #: The mode after `fwagent sync`, as long as no daemon runs.
 SYNCED = "sync"
+#: Seconds without a `fwagent sync` after which none is taken to be in a crontab.
+_SYNC_LATE = 6 * 3600.0
 #: Minutes of which it is known what was done in them.
 _RECENT = 60
 
@@ -120,6 +124,14 @@ class Health:
     def database_down(self) -> None:
         """Note since when the database has not answered."""
         self.database_down_since = self.database_down_since or timestamp()
+
+
+def syncs(told: Mapping[str, Any], on: object) -> bool:
+    """Tell from a status (its ``mode`` and ``last_pass``) whether `fwagent sync` seems to be run again and again."""
+    last, now = parse_time(told.get("last_pass")), parse_time(on)
+    if told.get("mode") != SYNCED or last is None or now is None:
+        return False
+    return (now - last).total_seconds() < _SYNC_LATE
 
 
 def this_minute() -> int:

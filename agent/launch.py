@@ -80,7 +80,7 @@ class WayOut:
         return max(0, limit - said + sum(strays[state] for state in states))
 
     def _stray_count(self, *, full: bool) -> Mapping[str, int]:
-        """Return how many launches only say that they are active; asks, which is dear, only if there is no room else."""
+        """Return how many launches only say that they are active; asks, which is dear, only where there is no room."""
         now = time.monotonic()
         if now < self._strays_until:
             return self._strays

@@ -10,7 +10,7 @@ from typing import Any
 
 from agent import modes, running
 from agent.config import Config
-from agent.health import DEFERRALS, SYNCED, backlog, past_hour, read_status, this_minute
+from agent.health import DEFERRALS, SYNCED, backlog, past_hour, read_status, syncs, this_minute
 from agent.lease import is_gone
 from agent.locks import seen
 from agent.notes import read_notes
@@ -257,7 +257,7 @@ def _fitted(line: str, width: int) -> list[str]:
 
 def _agent_lines(document: dict[str, Any]) -> list[str]:
     agent, rates = document["agent"], document["rates"]
-    found = [f"agent      {_agent_line(agent)}"]
+    found = [f"agent      {_agent_line(agent, document['on'])}"]
     if agent["last_pass"]:
         took = rates["latency"]
         last = f" (the last took {took:.1f} s)" if took is not None and rates["applied"] else ""
@@ -413,9 +413,9 @@ def _refused_lines(refused: dict[str, Any]) -> list[str]:
     return found
 
 
-def _agent_line(agent: dict[str, Any]) -> str:
+def _agent_line(agent: dict[str, Any], on: str) -> str:
     if agent["state"] == "down":
-        if agent["mode"] == SYNCED:
+        if syncs(agent, on):
             return f"not running; `fwagent sync` last ran on {agent['host']}"
         last = f"; it last ran on {agent['host']}" if agent["host"] else ""
         return f"not running{last}. Start it: fwagent service install, run, or sync by cron"

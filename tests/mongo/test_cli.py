@@ -541,7 +541,7 @@ def test_explain_lays_database_queue_and_files_side_by_side(site, store):
     place = site.launch_one("-i", first)["launch_dir"]
     told = site.json("explain", first)
     assert (told["state"], told["launch"]["launch_dir"]) == ("RESERVED", place)
-    assert told["todo"] == [f"submit {place}/FW_submit.script"]
+    assert told["todo"] == [f"submit {place}/FW_submit.script", "fwagent run"]
     assert told["files"]["reason"] == "staged, not started"
     told = site.json("explain", child)
     assert told["parents"] == [{"fw_id": first, "name": "fw1", "state": "RESERVED"}]

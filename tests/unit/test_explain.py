@@ -116,7 +116,10 @@ def test_ready_and_not_submitted(found, more, words, do):
             "slurm job 70 is not in the queue, and there is no final report; the agent settles it",
         ),
         ({"agent": "down"}, "settles it in two passes: it is READY again"),
-        ({"agent": "down", "job": job()}, "no agent serves this worker: it is down; slurm job 70"),
+        (
+            {"agent": "down", "job": job()},
+            "it waits in the queue; no agent serves this worker: it is down",
+        ),
         ({"lost": "report"}, "only reported here"),
         ({"end": JobEnd("70", "TIMEOUT", reason="why")}, "it ended as TIMEOUT (why), and there"),
         ({"queue": "local:/r"}, "submitted to slurm:/r; this configuration has local:/r"),

@@ -490,6 +490,13 @@ def test_for_people_when_all_is_down(config, launchpad):
     ]
 
 
+@pytest.mark.parametrize(("hours", "words"), [(1, "`fwagent sync` last ran on"), (7, "Start it")])
+def test_a_sync_of_long_ago_serves_nobody(config, launchpad, hours, words):
+    then = datetime.now(timezone.utc) - timedelta(hours=hours)
+    tell(config, mode="sync", last_pass=then.isoformat())
+    assert words in lines(collect(config))[1]
+
+
 def test_an_error_that_is_over_says_so_and_asks_for_nothing(config, launchpad):
     health = Health("w")
     health.failed("no room", "make some")
