@@ -547,7 +547,7 @@ def test_explain_lays_database_queue_and_files_side_by_side(site, store):
     assert told["parents"] == [{"fw_id": first, "name": "fw1", "state": "RESERVED"}]
     site.fwrunner(place)
     told = site.json("explain", first)
-    assert told["todo"] == [f"fwagent recover -i {first}"]
+    assert told["todo"] == [f"fwagent recover -i {first}", "fwagent run"]
     assert told["files"]["state"] == "COMPLETED"
     site.json("recover")
     assert site.json("explain", first)["why"] == ["it has run; its result is in the database"]
