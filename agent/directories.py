@@ -197,4 +197,6 @@ def follow(
         return {}
     known = set(places.values()) - set(gone.values())
     moved = find_moved(root, tokens, known, max_size).found
-    return launchpad.move_launches({key: (gone[key], place) for key, place in moved.items()})
+    return launchpad.move_launches(
+        {key: (gone[key], place) for key, place in moved.items() if place != gone[key]}
+    )

@@ -170,7 +170,7 @@ class Agent:
         self._launches = Backoff(*LAUNCH_BACKOFF)
         self._listings = Backoff(*QUEUE_BACKOFF)
         self._searches = Backoff(*SEARCH_BACKOFF)
-        # The launches that are gone, and were searched for or soon will be.
+        # The launches that were gone when they were last looked at.
         self._sought: set[int] = set()
         self._faults, self._silence, self._stuck = Trouble(), Trouble(), Trouble()
         self._unmeasured, self._unshown = Trouble(), Trouble()
@@ -413,7 +413,7 @@ class Agent:
         # What could not be brought home is looked at again soon.
         again: Collection[int] = places.keys()
         try:
-            way_back.recover(places, result, quick=self._looks.quick(quick, now))
+            way_back.recover(places, result, quick=self._looks.quick(quick))
             again = way_back.news
         finally:
             self._looks.looked(places, now, again)
@@ -430,10 +430,12 @@ class Agent:
         # One that is gone for good must not delay the search for others.
         if way_back.missing - self._sought:
             self._searches.hurry()
-            self._sought |= way_back.missing
-        if not way_back.missing or self._searches.remaining > 0:
+        # Two that have changed places are found missing one after the other, and found again together.
+        self._sought -= set(self._looked or ()) - way_back.missing
+        self._sought |= way_back.missing & self._places.keys()
+        if not self._sought or self._searches.remaining > 0:
             return
-        moved = way_back.follow(self._places, self._parts.config.launch.root)
+        moved = way_back.follow(self._places, self._parts.config.launch.root, self._sought)
         self._searches.failed()
         self._sought -= moved.keys()
         if moved:

@@ -220,9 +220,10 @@ class WayBack:
         for looks in _batches(self._changed(left, quick), lambda look: look.size):
             self._apply_places(looks, result)
 
-    def follow(self, places: Mapping[int, str], root: Path) -> dict[int, str]:
-        """Look below the launch root for directories that the last `recover` has missed; return where they are."""
-        missing = self.missing & places.keys()
+    def follow(
+        self, places: Mapping[int, str], root: Path, missing: Collection[int]
+    ) -> dict[int, str]:
+        """Look below the launch root for directories that `recover` has missed; return where they are."""
         return follow(self._launchpad, root, places, missing, self._max_size) if missing else {}
 
     def close(self, places: Mapping[int, str], result: Result) -> None:

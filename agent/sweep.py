@@ -53,6 +53,7 @@ class Schedule:
         self._width = min(_SLOT_SECONDS, bounds.fastest * _SLOT_SHARE)
         self._launches: dict[int, _Slot] = {}
         self._watched: set[int] = set()
+        self._turns: dict[int, int] = {}
         self._slots: dict[tuple[int, float], _Slot] = {}
         self._order: list[tuple[int, float]] = []
         # Slots that were due as a whole and are not looked at yet.
@@ -67,6 +68,7 @@ class Schedule:
         # No sets: of a hundred thousand launches each takes megabytes.
         for launch_id in [each for each in self._launches if each not in launch_ids]:
             del self._launches[launch_id]
+            self._turns.pop(launch_id, None)
         for launch_id in [each for each in launch_ids if each not in self._launches]:
             self._put(launch_id, self.bounds.fastest, now)
 
@@ -115,14 +117,15 @@ class Schedule:
             pause = min(self._launches[launch_id].pause * 2, self._longest(launch_id))
             self._put(launch_id, fastest if launch_id in news else pause, now)
 
-    def quick(self, launch_ids: Iterable[int], now: float) -> set[int]:
-        """Return those of these launches that a quick look is enough for: of THOROUGH looks at each all but one."""
-        return {
-            launch_id
-            for launch_id in launch_ids
-            # A launch that has long been quiet is due once in each of its pauses.
-            if (launch_id + int(now // self._launches[launch_id].pause)) % THOROUGH
-        }
+    def quick(self, launch_ids: Iterable[int]) -> set[int]:
+        """Return those of these launches that a quick look is enough for now: of THOROUGH looks at each all but one."""
+        found = set()
+        for launch_id in launch_ids:
+            # Counted, for what is due by the clock may come at any multiple of it.
+            turn = self._turns[launch_id] = (self._turns.get(launch_id, launch_id) + 1) % THOROUGH
+            if turn:
+                found.add(launch_id)
+        return found
 
     def _longest(self, launch_id: int) -> float:
         return self.bounds.watched if launch_id in self._watched else self.bounds.slowest

@@ -332,7 +332,8 @@ def _apply(draft: Draft, report: Report) -> Outcome:
     for fw_id in owners:
         draft.flow(fw_id)
     given_up = is_lost(launch)
-    if launch["state"] in _OPEN or (given_up and disproves(report, launch)):
+    half = _is_half_recovered(draft, launch, owners, report)
+    if launch["state"] in _OPEN or half or (given_up and disproves(report, launch)):
         for fw_id in owners:
             # One that has not begun yet does not end with its launch.
             if report.final and (given_up or draft.firework(fw_id)["state"] in ACTIVE):
@@ -351,6 +352,20 @@ def _apply(draft: Draft, report: Report) -> Outcome:
     if report.final:
         draft.change_runs(report.launch_id, completed=True)
     return Outcome(report.launch_id, launch["fw_id"], report.state)
+
+
+def _is_half_recovered(draft: Draft, launch: Document, owners: list[int], report: Report) -> bool:
+    """Tell whether somebody has stored the end of a launch, and not yet its action.
+
+    `lpad recover_offline` writes them one after the other (FireWorks 2.1.4, ``recover_offline``, ``complete_launch``);
+    were the Firework ended in between, or after a kill there, its action would never be applied.
+    """
+    return (
+        report.final
+        and launch["state"] == report.state
+        and launch.get("action") is None
+        and any(draft.firework(fw_id)["state"] in ACTIVE for fw_id in owners)
+    )
 
 
 def _live_on(draft: Draft, owners: list[int]) -> None:
@@ -434,6 +449,10 @@ def _fizzled(report: Report, message: str, action: Document | None = None) -> Re
 
 def record(draft: Draft, launch: Document, report: Report) -> None:
     """Write into the draft of a launch what a report tells of it alone."""
+    if report.final and launch["state"] == report.state and not is_lost(launch):
+        # All but its action is there.
+        draft.change_launch(report.launch_id, action=report.fwaction)
+        return
     before = launch["state_history"]
     known = histories.reopened(before) if is_lost(launch) else before
     history = histories.started(known, report)

@@ -90,7 +90,8 @@ def sync(ctx: typer.Context, config: ConfigOption = None, as_json: JsonOption = 
 
 def _follow(parts: Parts, places: dict[int, str], result: Result) -> None:
     """Look where launch directories have gone, and into those that were found."""
-    moved = parts.way_back.follow(places, parts.config.launch.root)
+    missing = parts.way_back.missing & places.keys()
+    moved = parts.way_back.follow(places, parts.config.launch.root, missing)
     if moved:
         result.deferred = [each for each in result.deferred if each["launch_id"] not in moved]
         parts.way_back.recover(moved, result, outbox=False)

@@ -13,7 +13,7 @@ from fwcore.launchpad.records import BATCH, Applied, Track
 from fwcore.launchpad.runs import OPEN, OfflineRuns
 from fwcore.launchpad.session import batches
 from fwcore.plan import Outcome, Plan, is_heartbeat, plan_heartbeats, plan_reports
-from fwcore.states import ACTIVE, FINAL
+from fwcore.states import ACTIVE
 from fwcore.world import World, Write
 from fwrunner.protocol import Report
 
@@ -56,7 +56,9 @@ class Reports(OfflineRuns):
                 token=(runs[launch_id].get("fwagent") or {}).get("token"),
             )
             for launch_id, launch in launches.items()
-            if launch["state"] in FINAL
+            if launch["state"] == "FIZZLED"
+            # Else somebody is about to store its action, or was killed then: its files have it.
+            or (launch["state"] == "COMPLETED" and launch.get("action") is not None)
         )
 
     def _apply_batch(self, reports: list[Report], track: Track | None, result: Applied) -> None:
@@ -145,7 +147,10 @@ def _added(world: World, reports: list[Report]) -> int:
         report
         for report in reports
         if report.launch_id in launches
-        and launches[report.launch_id]["state"] in ACTIVE
+        and (
+            launches[report.launch_id]["state"] in ACTIVE
+            or launches[report.launch_id].get("action") is None
+        )
         and launches[report.launch_id]["fw_id"] not in world.refused
     ]
     return sum(count_added(report.fwaction) for report in news)

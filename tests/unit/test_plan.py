@@ -165,6 +165,24 @@ def test_a_job_that_ran_although_its_reservation_was_cancelled(memory, state) ->
     assert memory.states(ids) == {"a": "DEFUSED", "b": "WAITING"}
 
 
+def test_the_end_of_a_launch_that_was_stored_without_its_action(memory) -> None:
+    """`lpad recover_offline` stores both one after the other: it may be there, or have been killed, in between."""
+    ids = memory.add({"a": "b"})
+    launch = memory.reserve(ids["a"])
+    memory.apply(report(launch))
+    stored = memory.launch(launch)
+    stored["state"] = "COMPLETED"
+    stored["state_history"].append({"state": "COMPLETED", "created_on": "2026-11-23T12:00:00"})
+    end = report(launch, "COMPLETED", update_spec={"energy": -1})
+    assert applied(memory.apply(end)) == {launch: "COMPLETED"}
+    assert memory.launch(launch)["action"]["update_spec"] == {"energy": -1}
+    assert memory.firework(ids["b"])["spec"]["energy"] == -1
+    assert memory.states(ids) == {"a": "COMPLETED", "b": "READY"}
+    states = [entry["state"] for entry in memory.launch(launch)["state_history"]]
+    assert states == ["RESERVED", "RUNNING", "COMPLETED"]
+    assert not memory.apply(end).released
+
+
 def test_failed_parents_are_told_in_the_order_of_the_links_as_fireworks_does(memory) -> None:
     ids = memory.add({"a": "c", "b": "c"}, {"c": TOLERANT})
     memory.workflow(ids["a"])["parent_links"][str(ids["c"])] = [ids["b"], ids["a"]]

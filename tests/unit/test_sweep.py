@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agent.sweep import Bounds, Schedule
+from agent.sweep import THOROUGH, Bounds, Schedule
 
 BOUNDS = Bounds(fastest=10, slowest=60, per_second=1e9, watched=180)
 LAUNCHES = st.sets(st.integers(1, 10**6), min_size=1, max_size=30)
@@ -86,13 +86,24 @@ def test_of_a_few_looks_at_any_launch_one_is_thorough(times):
     looks: dict[int, list[bool]] = {}
     for now in range(3600):
         due = schedule.due(now)
-        quick = schedule.quick(due, now)
+        quick = schedule.quick(due)
         for launch_id in due:
             looks.setdefault(launch_id, []).append(launch_id not in quick)
         schedule.looked(due, now, ())
     for found in looks.values():
-        assert any(found[-6:])
-        assert sum(found[-12:]) <= 4
+        assert len(found) >= 15
+        assert {sum(found[at : at + THOROUGH]) for at in range(len(found) - THOROUGH)} == {1}
+
+
+def test_thorough_looks_come_also_where_the_rate_has_looks_come_late():
+    schedule = Schedule(BOUNDS._replace(per_second=2))
+    schedule.keep(range(1, 201), 0)
+    thorough = set()
+    for now in range(1000):
+        due = schedule.due(now)
+        thorough |= set(due) - schedule.quick(due)
+        schedule.looked(due, now, ())
+    assert len(thorough) == 200
 
 
 def test_a_rate_bounds_bursts_and_nobody_starves():
