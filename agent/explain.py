@@ -89,6 +89,8 @@ class Launch:
     queue: str
     by_hand: bool
     forgotten: bool
+    #: Whether its offline run is completed.
+    settled: bool
     message: str
     #: The last line of its traceback.
     error: str
@@ -120,6 +122,7 @@ def launch_of(story: Story) -> Launch | None:
         queue=str(ours.get("queue", "")),
         by_hand=bool(ours.get("by_hand")),
         forgotten=bool((launch.get("run") or {}).get("deprecated")),
+        settled=bool((launch.get("run") or {}).get("completed")),
         message=str(stored.get("_message", "")),
         error=_last_line(stored.get("_exception")),
         lost=facts_of(launch.get("action")),
@@ -277,6 +280,14 @@ def _begun(evidence: Evidence, story: Story, launch: Launch | None, said: _Said)
         said.add(
             "no workflow in the database holds it: what its job reports is ignored",
             "add its workflow anew",
+        )
+        return
+    if launch.settled:
+        said.add(
+            "its end was brought home once, and an older state written over it since, as `lpad recover_offline` "
+            "beside an agent may do: what its children were given is there",
+            "take `lpad recover_offline` out of the crontab",
+            f"fwagent rerun -i {evidence.fw_id}",
         )
         return
     files = evidence.files

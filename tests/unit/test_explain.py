@@ -173,6 +173,15 @@ def test_one_that_was_forgotten_and_still_runs():
     assert todo == ["fwagent rerun -i 3"]
 
 
+def test_one_whose_end_was_overwritten():
+    done = {"completed": True, "fwagent": {"queue": "slurm:/r"}}
+    why, todo = say(
+        story("RUNNING", launch(RESERVED, RUNNING, run=done)), files=Told(True, "COMPLETED")
+    )
+    assert "an older state written over it" in why
+    assert "fwagent recover -i 3" not in todo
+
+
 def test_a_directory_that_holds_another_launch_is_not_to_be_submitted():
     by_hand = {"fwagent": {"token": "t", "by_hand": True}}
     history = {key: value for key, value in RESERVED.items() if key != "reservation_id"}
