@@ -261,35 +261,10 @@ def _begun(evidence: Evidence, story: Story, launch: Launch | None, said: _Said)
     """RESERVED or RUNNING: the database has a launch, what do queue and files say?"""
     if evidence.paused:
         said.add(f"the agent is {evidence.asked}: nothing is brought back", "fwagent resume")
-    if launch is None or launch.archived:
-        what = "no launch counts for it: whoever reserved it was cut"
-        said.add(what, f"fwagent rerun -i {evidence.fw_id}")
+    if ends := _dead_end(evidence, story, launch):
+        said.add(*ends)
         return
-    if launch.worker != evidence.worker:
-        said.add(
-            f"the worker {launch.worker!r} has it, this configuration is of {evidence.worker!r}"
-        )
-        return
-    if launch.forgotten:
-        said.add(
-            "it was forgotten (fwagent forget, lpad forget_offline): what its job reports is ignored",
-            f"fwagent rerun -i {evidence.fw_id}",
-        )
-        return
-    if story.workflow.get("state") is None:
-        said.add(
-            "no workflow in the database holds it: what its job reports is ignored",
-            "add its workflow anew",
-        )
-        return
-    if launch.settled:
-        said.add(
-            "its end was brought home once, and an older state written over it since, as `lpad recover_offline` "
-            "beside an agent may do: what its children were given is there",
-            "take `lpad recover_offline` out of the crontab",
-            f"fwagent rerun -i {evidence.fw_id}",
-        )
-        return
+    assert launch is not None
     files = evidence.files
     if files and (files.state in FINAL or files.waiting):
         what = f"the end, {files.state}," if files.state in FINAL else "a report"
@@ -304,6 +279,34 @@ def _begun(evidence: Evidence, story: Story, launch: Launch | None, said: _Said)
         said.add(f"it was submitted to {launch.queue}; this configuration has {evidence.queue}")
         return
     _queued(evidence, launch, said)
+
+
+def _dead_end(evidence: Evidence, story: Story, launch: Launch | None) -> tuple[str, ...]:
+    """Return why nothing that its job reports is taken, and what to do; () if it is."""
+    rerun = f"fwagent rerun -i {evidence.fw_id}"
+    if launch is None or launch.archived:
+        return "no launch counts for it: whoever reserved it was cut", rerun
+    ours = evidence.worker
+    cases = {
+        f"the worker {launch.worker!r} has it, this configuration is of {ours!r}": (
+            launch.worker != ours,
+            (),
+        ),
+        "it was forgotten (fwagent forget, lpad forget_offline): what its job reports is ignored": (
+            launch.forgotten,
+            (rerun,),
+        ),
+        "no workflow in the database holds it: what its job reports is ignored": (
+            story.workflow.get("state") is None,
+            ("add its workflow anew",),
+        ),
+        "its end was brought home once, and an older state written over it since, as `lpad recover_offline` "
+        "beside an agent may do: what its children were given is there": (
+            launch.settled,
+            ("take `lpad recover_offline` out of the crontab", rerun),
+        ),
+    }
+    return next(((why, *todo) for why, (holds, todo) in cases.items() if holds), ())
 
 
 def _queued(evidence: Evidence, launch: Launch, said: _Said) -> None:
