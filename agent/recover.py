@@ -211,6 +211,8 @@ class WayBack:
                 if len(result.applied) > before or done == len(waiting):
                     self.progress(done, len(waiting))
             self._left.tell(result)
+            if not listed and self._outbox.exists() and not self._outbox.is_dir():
+                result.defer(None, None, f"{self._outbox} is no directory: move it away")
         settled = self._apply_rescued(places, result)
         settled |= {row["launch_id"] for row in result.applied if row["state"] != "RUNNING"}
         # The directory of what the outbox has ended, or of a rescued report, may be gone for good.

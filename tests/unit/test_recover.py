@@ -219,6 +219,15 @@ def test_an_entry_that_cannot_be_read_stays_and_is_read_again(way_back, launchpa
     assert launchpad.offered == [[1]]
 
 
+def test_an_outbox_that_is_no_directory_is_told(way_back, outbox):
+    assert look(way_back).deferred == []
+    outbox.rmdir()
+    assert look(way_back).deferred == []
+    outbox.write_text("x", encoding="ascii")
+    (deferred,) = look(way_back).deferred
+    assert deferred["reason"] == f"{outbox} is no directory: move it away"
+
+
 def test_junk_is_not_read_at_each_listing_and_is_told_in_a_line(way_back, outbox, monkeypatch):
     for number in range(3):
         (outbox / f"{number}.tok.json").write_text("{", encoding="utf-8")
