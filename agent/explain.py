@@ -282,7 +282,7 @@ def _begun(evidence: Evidence, story: Story, launch: Launch | None, said: _Said)
 
 
 def _dead_end(evidence: Evidence, story: Story, launch: Launch | None) -> tuple[str, ...]:
-    """Return why nothing that its job reports is taken, and what to do; () if it is."""
+    """Return why what its queue and its job tell makes no difference, and what to do; () if it does."""
     rerun = f"fwagent rerun -i {evidence.fw_id}"
     if launch is None or launch.archived:
         return "no launch counts for it: whoever reserved it was cut", rerun
@@ -300,10 +300,13 @@ def _dead_end(evidence: Evidence, story: Story, launch: Launch | None) -> tuple[
             story.workflow.get("state") is None,
             ("add its workflow anew",),
         ),
-        "its end was brought home once, and an older state written over it since, as `lpad recover_offline` "
-        "beside an agent may do: what its children were given is there": (
+        "its end was brought home, and an older state written over it since, as `lpad recover_offline` beside an "
+        "agent may do: the agent mends that, within ten minutes": (
             launch.settled,
-            ("take `lpad recover_offline` out of the crontab", rerun),
+            (
+                f"fwagent recover -i {evidence.fw_id}, to have it at once",
+                "take `lpad recover_offline` out of the crontab",
+            ),
         ),
     }
     return next(((why, *todo) for why, (holds, todo) in cases.items() if holds), ())

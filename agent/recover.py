@@ -152,6 +152,7 @@ class WayBack:
         places = {launch.launch_id: launch.launch_dir for launch in launches}
         self._ended = {launch.launch_id for launch in launches if launch.state in FINAL}
         if worker is not None:
+            places.update(self._launchpad.overwritten(worker, places))
             # A lost job may turn out not to be: what it still tells is looked for.
             lost = self._launchpad.lost_places(worker, LOST_WATCHED)
             self._lost = lost.keys() - places.keys()

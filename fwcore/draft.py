@@ -29,6 +29,8 @@ class Draft(Drafted):
         super().__init__(world, now)
         #: {new Firework: the one whose action adds it}
         self.grown: dict[int, int] = {}
+        #: Fireworks whose action was applied when they were COMPLETED before
+        self.spent: set[int] = set()
         self._new_ids = iter(world.new_ids)
         self._drawn = 0
         self._wholes: dict[int, tuple[list[Document], Document]] = {}
@@ -51,7 +53,8 @@ class Draft(Drafted):
             self.mirror_state(fw_id, before)
             return []
         state = self._derived_state(fw_id)
-        if state == "COMPLETED" and before != state and (why := self._refusal(fw_id)):
+        applies = state == "COMPLETED" and before != state and fw_id not in self.spent
+        if applies and (why := self._refusal(fw_id)):
             state = "FIZZLED"
             details = {"_message": why, "_stacktrace": ""}
             spec = self.firework(fw_id)["spec"]
@@ -64,7 +67,7 @@ class Draft(Drafted):
         self.change_firework(fw_id, state=state, updated_on=now)
         if state not in FINAL:
             return []
-        born = self._apply_action(fw_id) if state == "COMPLETED" else []
+        born = self._apply_action(fw_id) if applies and state == "COMPLETED" else []
         return [*born, *self.flow(fw_id).children(fw_id)]
 
     def _derived_state(self, fw_id: int) -> str:

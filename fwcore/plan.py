@@ -347,11 +347,23 @@ def _apply(draft: Draft, report: Report) -> Outcome:
         raise Ignore(
             f"the launch is {launch['state']} in the database, the report says {report.state}"
         )
+    draft.spent |= _spent(draft.world, launch, owners)
     for fw_id in owners:
         draft.refresh(fw_id)
     if report.final:
         draft.change_runs(report.launch_id, completed=True)
     return Outcome(report.launch_id, launch["fw_id"], report.state)
+
+
+def _spent(world: World, launch: Document, owners: list[int]) -> set[int]:
+    """Return the owners of a launch if its end was applied, and an older state written over it since.
+
+    `lpad recover_offline` replaces launch and Fireworks by what it has read (FireWorks 2.1.4); what it has not read is
+    that the job has ended meanwhile. The offline run, which it leaves alone, is completed with the end and not before.
+    """
+    runs = world.runs.get(launch["launch_id"], [])
+    ended = any(run.get("completed") and not (run.get("fwagent") or {}).get("lost") for run in runs)
+    return set(owners) if ended and launch["state"] in ACTIVE else set()
 
 
 def _is_half_recovered(draft: Draft, launch: Document, owners: list[int], report: Report) -> bool:

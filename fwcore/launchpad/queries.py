@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from datetime import datetime
 from typing import Any
 
@@ -80,6 +80,29 @@ class Queries(Session):
         with self._reaching():
             runs = self._db.offline_runs.find(query, {"launch_id": 1, "fwagent.token": 1})
             return {run["launch_id"]: run["fwagent"]["token"] for run in runs}
+
+    def overwritten(self, worker: str, known: Collection[int]) -> dict[int, str]:
+        """Return {launch_id: launch_dir} of a worker's launches that were ended, and are active again.
+
+        `lpad recover_offline` beside us may write what it has read before the end. Those ``known`` are left out.
+        """
+        active: Document = {"state": {"$in": list(ACTIVE)}}
+        with self._reaching():
+            mine = {**active, "fworker.name": worker, "launch_dir": {"$type": "string"}}
+            wanted = {"launch_id": 1, "launch_dir": 1}
+            launches = self._db.launches.find(mine, wanted, batch_size=PART)
+            places = {
+                launch["launch_id"]: str(launch["launch_dir"])
+                for launch in launches
+                if launch["launch_id"] not in known
+            }
+            done = {"launch_id": {"$in": list(places)}, "completed": True, "deprecated": False}
+            runs = self._db.offline_runs.find({**done, "fwagent.lost": None}, {"launch_id": 1})
+            ended = [run["launch_id"] for run in runs]
+            query = {**active, "launches": {"$in": ended}}
+            owners = self._db.fireworks.find(query, {"launches": 1})
+            counted = {launch_id for owner in owners for launch_id in owner["launches"]}
+        return {launch_id: places[launch_id] for launch_id in ended if launch_id in counted}
 
     def _open_launches(self, query: Document, worker: str | None) -> list[OpenLaunch]:
         if worker is not None:

@@ -47,6 +47,29 @@ def test_a_diamond_in_three_batches(lp, db) -> None:
     assert all(run["completed"] for run in db.offline_runs.find())
 
 
+def test_an_end_that_an_older_state_is_written_over_is_mended_and_applied_once(lp, db) -> None:
+    """`lpad recover_offline` replaces launch and Firework by what it had read before the end."""
+    ids = add(lp, {"a": "b"})
+    (claim,) = stage(lp, ids["a"])
+    lp.apply([report(claim, "RUNNING")])
+    key, owner = {"launch_id": claim.launch_id}, {"fw_id": ids["a"]}
+    stale = db.launches.find_one(key), db.fireworks.find_one(owner)
+    end = report(claim, mod_spec=[{"_push": {"log": "x"}}])
+    lp.apply([end])
+    assert lp.overwritten("here", ()) == {}
+    db.launches.replace_one(key, stale[0])
+    db.fireworks.replace_one(owner, stale[1])
+    assert lp.overwritten("here", ()) == {claim.launch_id: claim.launch_dir}
+    assert lp.overwritten("here", {claim.launch_id}) == lp.overwritten("there", ()) == {}
+    applied = lp.apply([end])
+    assert [outcome.state for outcome in applied.applied] == ["COMPLETED"]
+    assert lp.overwritten("here", ()) == {}
+    assert db.launches.find_one(key)["action"]["mod_spec"] == [{"_push": {"log": "x"}}]
+    assert db.fireworks.find_one(owner)["state"] == "COMPLETED"
+    child = db.fireworks.find_one({"fw_id": ids["b"]})
+    assert (child["state"], child["spec"]["log"]) == ("READY", ["x"])
+
+
 @pytest.mark.parametrize("state", ["RUNNING", "COMPLETED", "FIZZLED"])
 def test_the_same_reports_again_change_nothing(lp, db, state) -> None:
     ids = add(lp, {"a": "bc", "d": ""}, {"b": {"_allow_fizzled_parents": True, "log": [1]}})

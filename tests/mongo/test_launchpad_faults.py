@@ -51,6 +51,7 @@ CALLS = {
     "counts": lambda lp: lp.counts(),
     "active_count": lambda lp: lp.active_count("w"),
     "stray_count": lambda lp: lp.stray_count("w"),
+    "overwritten": lambda lp: lp.overwritten("w", ()),
     "register": lambda lp: lp.register("w", 1, "/d"),
     "unregister": lambda lp: lp.unregister("w", ["/d"]),
     "forget_registered": lambda lp: lp.forget_registered([1]),

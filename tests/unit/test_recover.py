@@ -67,6 +67,9 @@ class FakeLaunchPad:
         of_worker = [launch for launch in self.open if worker in (None, launch.worker)]
         return [launch for launch in of_worker if launch.launch_id > after]
 
+    def overwritten(self, worker, known):
+        return {}
+
     def lost_places(self, worker, seconds):
         assert seconds > 86400
         return self.lost
