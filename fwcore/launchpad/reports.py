@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -13,7 +13,7 @@ from fwcore.launchpad.records import BATCH, Applied, Track
 from fwcore.launchpad.runs import OPEN, OfflineRuns
 from fwcore.launchpad.session import batches
 from fwcore.plan import Outcome, Plan, is_heartbeat, plan_heartbeats, plan_reports
-from fwcore.states import ACTIVE
+from fwcore.states import ACTIVE, FINAL
 from fwcore.world import World, Write
 from fwrunner.protocol import Report
 
@@ -48,6 +48,7 @@ class Reports(OfflineRuns):
             wanted = {"launch_id": 1, "fwagent": 1}
             runs = {run["launch_id"]: run for run in self._db.offline_runs.find(open_runs, wanted)}
             launches = self._by_id("launches", "launch_id", runs) if runs else {}
+            half = self._without_action(launches)
         return self.apply(
             Report(
                 launch_id=launch_id,
@@ -56,10 +57,21 @@ class Reports(OfflineRuns):
                 token=(runs[launch_id].get("fwagent") or {}).get("token"),
             )
             for launch_id, launch in launches.items()
-            if launch["state"] == "FIZZLED"
-            # Else somebody is about to store its action, or was killed then: its files have it.
-            or (launch["state"] == "COMPLETED" and launch.get("action") is not None)
+            if launch["state"] in FINAL and launch_id not in half
         )
+
+    def _without_action(self, launches: Mapping[int, Document]) -> set[int]:
+        """Return those whose action somebody is about to store, or was killed before: their files have it."""
+        bare = [
+            launch_id
+            for launch_id, launch in launches.items()
+            if launch["state"] == "COMPLETED" and launch.get("action") is None
+        ]
+        if not bare:
+            return set()
+        query = {"launches": {"$in": bare}, "state": {"$in": list(ACTIVE)}}
+        owners = self._db.fireworks.find(query, {"launches": 1})
+        return {launch_id for owner in owners for launch_id in owner["launches"]}
 
     def _apply_batch(self, reports: list[Report], track: Track | None, result: Applied) -> None:
         launches: dict[int, Document] = {}

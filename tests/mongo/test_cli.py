@@ -388,7 +388,7 @@ def test_the_run_of_a_launch_that_rlaunch_has_taken_over_is_completed(site, stor
     """`rlaunch -f` runs it elsewhere: there are no files of an offline run, and never will be."""
     first, child = store.add({}, {}, links={1: [2]})
     claim = only(store.stock_launches(site.root))
-    elsewhere = {"launch_dir": str(site.home), "state": "COMPLETED", "action": None}
+    elsewhere = {"launch_dir": str(site.home), "state": "COMPLETED", "action": {"stored_data": {}}}
     store.db.launches.update_one({"launch_id": claim.launch_id}, {"$set": elsewhere})
     done = entries(site.json("recover"))
     assert done == {

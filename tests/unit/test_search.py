@@ -23,14 +23,15 @@ def agent():
     agent: Any = loop.Agent.__new__(loop.Agent)
     way_back = SimpleNamespace(missing=set(), searches=0)
 
-    def follow(_places, _root):
+    def follow(_places, _root, missing):
         way_back.searches += 1
+        way_back.sought = set(missing)
         return {}
 
     way_back.follow = follow
     config = SimpleNamespace(launch=SimpleNamespace(root=None))
     agent._parts = SimpleNamespace(way_back=way_back, config=config)
-    agent._places = {}
+    agent._places = dict.fromkeys((1, 2, 3), "/d")
     agent._searches = Backoff(*loop.SEARCH_BACKOFF)
     agent._sought = set()
     return agent
@@ -40,7 +41,7 @@ def searched(agent, clock, seconds, missing):
     """How many searches there are in a time with a pass a second; ``missing`` are those of each pass in turn."""
     before = agent._parts.way_back.searches
     for second in range(seconds):
-        agent._parts.way_back.missing = missing[second % len(missing)]
+        agent._looked = agent._parts.way_back.missing = missing[second % len(missing)]
         agent._follow(Result())
         clock[0] += 1
     return agent._parts.way_back.searches - before
@@ -55,6 +56,12 @@ def test_what_stays_away_is_searched_for_ever_more_seldom(agent, clock):
 def test_one_that_is_gone_for_good_does_not_delay_the_search_for_another(agent, clock):
     searched(agent, clock, 7200, [{1}])
     assert searched(agent, clock, 30, [{2}]) == 1
+
+
+def test_two_that_are_missed_one_after_the_other_are_searched_for_together(agent, clock):
+    """They may have changed places, and each is where the other was."""
+    searched(agent, clock, 120, [{1}, {2}])
+    assert agent._parts.way_back.sought == {1, 2}
 
 
 def test_several_that_take_turns_do_not_hurry_each_other(agent, clock):
