@@ -162,7 +162,8 @@ def main() -> None:
         f"{given.open} launches open, {given.samples} samples; ms{'':10}{'p50':>10}{'p95':>10}{'max':>10}",
         flush=True,
     )
-    for mode in [*given.modes.split(","), *(["fuse"] if given.fuse else [])]:
+    modes = dict.fromkeys([*given.modes.split(","), *(["fuse"] if given.fuse else [])])
+    for mode in modes:
         if mode == "cron":
             found = cron(given.samples, given.recover)
         else:
