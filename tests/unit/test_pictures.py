@@ -1,4 +1,4 @@
-"""The pictures of README.md: they load nothing, and are what `make pictures` makes."""
+"""The pictures of README.md and docs: they load nothing, and show what they are to."""
 
 import importlib.util
 import io
@@ -24,10 +24,12 @@ def loads(picture):
     return re.findall(r"(?:https?:|url\((?!#)|@import|href|<script|<image|file:)[^\s]*", picture)
 
 
-def test_both_are_there_and_shown():
-    assert [path.stem for path in PICTURES] == ["demo", "status"]
+def test_all_are_there_and_shown():
+    assert [path.stem for path in PICTURES] == ["demo", "latency", "status"]
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    assert all(f"](docs/pictures/{path.name})" in readme for path in PICTURES)
+    assert all(f"](docs/pictures/{name}.svg)" in readme for name in ("demo", "status"))
+    operations = (ROOT / "docs" / "operations.md").read_text(encoding="utf-8")
+    assert "](pictures/latency.svg)" in operations
 
 
 @pytest.mark.parametrize("path", PICTURES, ids=lambda path: path.stem)
