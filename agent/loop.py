@@ -431,7 +431,8 @@ class Agent:
         if way_back.missing - self._sought:
             self._searches.hurry()
         # Two that have changed places are found missing one after the other, and found again together.
-        self._sought -= set(self._looked or ()) - way_back.missing
+        looked = self._looked or ()
+        self._sought = {each for each in self._sought if each not in looked}
         self._sought |= way_back.missing & self._places.keys()
         if not self._sought or self._searches.remaining > 0:
             return
@@ -455,7 +456,7 @@ class Agent:
         self._health.locks = seen(locks, self._health.locks)
         begin = time.monotonic()
         if whole or begin >= self._list_due:
-            listed = self._places = way_back.places(self._worker, known=self._places)
+            listed = self._places = way_back.places(self._worker)
             way_back.memory.keep(listed)
             end = time.monotonic()
             self._list_due = end + min(LIST_SECONDS, (end - begin) / LIST_SHARE)

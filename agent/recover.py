@@ -137,14 +137,11 @@ class WayBack:
         worker: str | None,
         fw_ids: Iterable[int] | None = None,
         registered_for: str = "",
-        *,
-        known: Mapping[int, str] | None = None,
     ) -> dict[int, str]:
         """Return {launch_id: directory} of what may still be told about.
 
         These are the open offline runs, whoever staged them, and the registered directories. ``worker``
-        None means every worker; ``fw_ids`` restricts to the launches of these Fireworks. What was ``known``
-        before is not held a second time.
+        None means every worker; ``fw_ids`` restricts to the launches of these Fireworks.
         """
         self._listed_on = self._launchpad.now()
         launches = self._launchpad.open_launches(worker)
@@ -157,7 +154,7 @@ class WayBack:
             lost = self._launchpad.lost_places(worker, LOST_WATCHED)
             self._lost = lost.keys() - places.keys()
             places.update(lost)
-        places.update(self._launchpad.registered(worker or registered_for, known=known))
+        places.update(self._launchpad.registered(worker or registered_for))
         if fw_ids is None:
             return places
         wanted = self._launchpad.launch_ids_of(fw_ids)

@@ -95,23 +95,14 @@ class Own(Session):
         worker: str,
         *,
         within: float | None = None,
-        known: Mapping[int, str] | None = None,
     ) -> dict[int, str]:
-        """Return {launch_id: launch_dir} of a worker's directories, of those registered ``within`` some seconds.
-
-        A hundred thousand paths are many megabytes: the texts are those of ``known``, where they are the same.
-        """
-        known = known or {}
+        """Return {launch_id: launch_dir} of a worker's directories, of those registered ``within`` some seconds."""
         query: Document = {"worker": worker}
         if within is not None:
             query["registered_on"] = {"$gt": self._clock() - timedelta(seconds=within)}
         with self._reaching():
             cursor = self._db.fwagent_dirs.find(query, {"launch_dir": 1}, batch_size=PART)
-            found = ((entry["_id"], entry["launch_dir"]) for entry in cursor)
-            return {
-                launch_id: known[launch_id] if known.get(launch_id) == place else place
-                for launch_id, place in found
-            }
+            return {entry["_id"]: entry["launch_dir"] for entry in cursor}
 
     def acquire_lease(self, worker: str, owner: str, seconds: float) -> Lease:
         """Take the lease of a worker if nobody holds it; else return the one that somebody holds.

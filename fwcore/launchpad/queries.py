@@ -86,9 +86,8 @@ class Queries(Session):
 
         `lpad recover_offline` beside us may write what it has read before the end. Those ``known`` are left out.
         """
-        active: Document = {"state": {"$in": list(ACTIVE)}}
         with self._reaching():
-            mine = {**active, "fworker.name": worker, "launch_dir": {"$type": "string"}}
+            mine = {**_active_of(worker), "launch_dir": {"$type": "string"}}
             wanted = {"launch_id": 1, "launch_dir": 1}
             launches = self._db.launches.find(mine, wanted, batch_size=PART)
             places = {
@@ -99,9 +98,7 @@ class Queries(Session):
             done = {"launch_id": {"$in": list(places)}, "completed": True, "deprecated": False}
             runs = self._db.offline_runs.find({**done, "fwagent.lost": None}, {"launch_id": 1})
             ended = [run["launch_id"] for run in runs]
-            query = {**active, "launches": {"$in": ended}}
-            owners = self._db.fireworks.find(query, {"launches": 1})
-            counted = {launch_id for owner in owners for launch_id in owner["launches"]}
+            counted = self._counted_on(ended)
         return {launch_id: places[launch_id] for launch_id in ended if launch_id in counted}
 
     def _open_launches(self, query: Document, worker: str | None) -> list[OpenLaunch]:
@@ -259,16 +256,19 @@ class Queries(Session):
         A launch whose Firework is rerun, defused or archived meanwhile says so for good (FireWorks 2.1.4), and a
         database that has been used for years has many.
         """
-        active: Document = {"state": {"$in": list(ACTIVE)}}
         with self._reaching():
-            mine = {**active, "fworker.name": worker}
-            launches = self._db.launches.find(mine, {"launch_id": 1, "state": 1}, batch_size=PART)
-            left = {launch["launch_id"]: str(launch["state"]) for launch in launches}
-            query = {**active, "launches": {"$in": list(left)}}
-            for firework in self._db.fireworks.find(query, {"launches": 1}, batch_size=PART):
-                for launch_id in firework["launches"]:
-                    left.pop(launch_id, None)
-        return {state: list(left.values()).count(state) for state in sorted(ACTIVE)}
+            wanted = {"launch_id": 1, "state": 1}
+            launches = self._db.launches.find(_active_of(worker), wanted, batch_size=PART)
+            states = {launch["launch_id"]: str(launch["state"]) for launch in launches}
+            counted = self._counted_on(states)
+        left = [state for launch_id, state in states.items() if launch_id not in counted]
+        return {state: left.count(state) for state in sorted(ACTIVE)}
+
+
+def _active_of(worker: str) -> Document:
+    # A damaged one without a number is nobody's.
+    active = {"state": {"$in": list(ACTIVE)}, "launch_id": {"$type": "number"}}
+    return {**active, "fworker.name": worker}
 
 
 def _refusal(entry: Document) -> Refusal:

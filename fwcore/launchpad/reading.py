@@ -12,6 +12,7 @@ from bson.errors import BSONError
 from fwcore.errors import NotInitialized
 from fwcore.launchpad.gridfiles import GridFiles
 from fwcore.launchpad.journal import Fenced
+from fwcore.states import ACTIVE
 from fwcore.world import Missing, World
 
 Document = dict[str, Any]
@@ -48,6 +49,12 @@ class Reading(GridFiles):
         if before is None:
             raise no_launchpad(self.name, self.where)
         return int(before[counter])
+
+    def _counted_on(self, launch_ids: Iterable[int]) -> set[int]:
+        """Return all launches of the RESERVED and RUNNING Fireworks that list any of these."""
+        query = {"launches": {"$in": list(launch_ids)}, "state": {"$in": list(ACTIVE)}}
+        owners = self._db.fireworks.find(query, {"launches": 1}, batch_size=PART)
+        return {launch_id for owner in owners for launch_id in listed(owner)}
 
     def _owners(self, launch_ids: Iterable[int]) -> list[int]:
         query = {"launches": {"$in": list(launch_ids)}}
@@ -231,3 +238,9 @@ def _whole_run(run: Document) -> Document:
 
 def _kind_of(value: Any) -> str:
     return "missing" if value is None else f"of type {type(value).__name__}"
+
+
+def listed(firework: Document) -> list[Any]:
+    """Return the launches of a Firework that a query for one of them has found; a damaged one has no list."""
+    launches = firework["launches"]
+    return launches if isinstance(launches, list) else [launches]

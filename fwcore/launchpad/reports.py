@@ -67,11 +67,7 @@ class Reports(OfflineRuns):
             for launch_id, launch in launches.items()
             if launch["state"] == "COMPLETED" and launch.get("action") is None
         ]
-        if not bare:
-            return set()
-        query = {"launches": {"$in": bare}, "state": {"$in": list(ACTIVE)}}
-        owners = self._db.fireworks.find(query, {"launches": 1})
-        return {launch_id for owner in owners for launch_id in owner["launches"]}
+        return self._counted_on(bare) if bare else set()
 
     def _apply_batch(self, reports: list[Report], track: Track | None, result: Applied) -> None:
         launches: dict[int, Document] = {}

@@ -7,7 +7,7 @@ from typing import Any
 
 from fwcore import documents
 from fwcore.launchpad.isolation import Isolating
-from fwcore.launchpad.reading import PART
+from fwcore.launchpad.reading import PART, listed
 from fwcore.launchpad.records import Forgotten
 
 Document = dict[str, Any]
@@ -35,7 +35,7 @@ class OfflineRuns(Isolating):
             return []
         query: Document = {"launches": {"$in": list(alone)}}
         for firework in self._db.fireworks.find(query, {"launches": 1}, batch_size=PART):
-            alone.difference_update(_listed(firework))
+            alone.difference_update(listed(firework))
         if not alone:
             return []
         query = {"launch_id": {"$in": list(alone)}, **OPEN}
@@ -49,8 +49,3 @@ class OfflineRuns(Isolating):
             self._db.offline_runs.update_many(found, retired)
             self._check_lease()
         return [Forgotten(run.get("fw_id", 0), run["launch_id"]) for run in runs]
-
-
-def _listed(firework: Document) -> list[Any]:
-    launches = firework["launches"]
-    return launches if isinstance(launches, list) else [launches]

@@ -165,6 +165,10 @@ def test_what_is_active(lp, db) -> None:
     assert lp.active_count("here") == {"RESERVED": 2, "RUNNING": 1}
     assert lp.active_count("there") == {"RESERVED": 0, "RUNNING": 0}
     assert lp.stray_count("here") == {"RESERVED": 1, "RUNNING": 0}
+    db.launches.insert_one({"state": "RUNNING", "fworker": {"name": "here"}, "launch_dir": "/x"})
+    db.fireworks.insert_one({"fw_id": 9999, "state": "RUNNING", "launches": everything[0]})
+    assert lp.stray_count("here") == {"RESERVED": 1, "RUNNING": 0}
+    assert lp.overwritten("here", ()) == {}
     lp.defuse([ids["b"]])
     assert lp.stray_count("here") == {"RESERVED": 1, "RUNNING": 1}
     assert lp.stray_count("there") == {"RESERVED": 0, "RUNNING": 0}

@@ -74,7 +74,7 @@ class FakeLaunchPad:
         assert seconds > 86400
         return self.lost
 
-    def registered(self, worker, *, within=None, known=None):
+    def registered(self, worker, *, within=None):
         return self.directories.get(worker, {})
 
     def tokens(self, launch_ids):
